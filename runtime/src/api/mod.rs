@@ -1,0 +1,1 @@
+//! THE DOOR: gRPC on one unix socket, translated and nothing else; one file per group of calls; Error -> Status.

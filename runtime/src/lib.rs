@@ -1,0 +1,16 @@
+//! Berth: the daemon `berthd` and the tool `berth`. The rooms and the arrows between them are drawn in
+//! docs/ARCHITECTURE.md; tests/rooms.rs holds them.
+
+pub mod api;
+pub mod cgroup;
+pub mod config;
+pub mod ctl;
+pub mod error;
+pub mod id;
+pub mod image;
+pub mod launcher;
+pub mod net;
+pub mod oci;
+pub mod pod;
+
+pub use error::{Error, Kind, Result};
