@@ -1,5 +1,7 @@
 //! The daemon's configuration: `/etc/berth/berthd.toml`, drop-ins, flags. Unknown keys are errors.
 
+pub mod load;
+
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};

@@ -10,8 +10,14 @@ use crate::{
     Result, cgroup, config,
     id::{ContainerId, PodId},
     image,
-    launcher::{Ends, Launcher},
+    launcher::Launcher,
     net, oci,
+};
+// What callers of this room give and get; they need not know the rooms behind it.
+pub use crate::{
+    cgroup::Stats,
+    launcher::Ends,
+    oci::{Exec, Options},
 };
 
 /// Who asked for a pod. Standalone ones are in no CRI list.
