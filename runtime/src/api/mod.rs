@@ -1,1 +1,47 @@
 //! THE DOOR: gRPC on one unix socket, translated and nothing else; one file per group of calls; Error -> Status.
+//!
+//! ```text
+//! socket ── serve ── deadline ─┬─ cri::runtime  (one line per call) ── node, pods, containers, exec, stats ─┐
+//!                              ├─ cri::images                                                                ├─> pod, image
+//!                              └─ standalone    (berth.v1) ── create, lifecycle, logs, streams, images ──────┘
+//! ```
+//! Every call runs in a span of its own (`status::call`), which is also the only place that logs its error.
+
+pub mod cri;
+mod deadline;
+mod find;
+mod lock;
+pub mod serve;
+mod status;
+
+use std::{sync::Arc, time::SystemTime};
+
+use crate::{
+    config::Config,
+    image,
+    pod::{Pods, Rooms},
+};
+
+/// What the calls are answered from. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Door {
+    pods: Pods,
+    images: image::Store,
+    rooms: Rooms,
+    config: Arc<Config>,
+}
+
+impl Door {
+    pub fn new(pods: Pods, rooms: Rooms, config: Config) -> Self {
+        Self { pods, images: rooms.images.clone(), rooms, config: Arc::new(config) }
+    }
+}
+
+/// The version of this build, semver as CRI wants it.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Now as CRI counts: nanoseconds since 1970.
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}

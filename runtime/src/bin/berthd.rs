@@ -1,1 +1,265 @@
-fn main() {}
+//! The daemon: arguments -> configuration -> recover -> serve -> drain. Containers run on without it.
+
+use std::{
+    io::{self, IsTerminal, Write},
+    path::PathBuf,
+    process::ExitCode,
+    sync::Arc,
+};
+
+use berth::{
+    Error, Kind, Result,
+    api::{self, Door, serve},
+    cgroup,
+    config::{Config, load},
+    image,
+    launcher::Launcher,
+    net,
+    pod::{Pods, Rooms},
+};
+use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{info, warn};
+use tracing_subscriber::{EnvFilter, Registry, layer::SubscriberExt, reload, util::SubscriberInitExt};
+
+/// A container runtime for Kubernetes nodes.
+#[derive(Debug, Parser)]
+#[command(name = "berthd", version = api::VERSION, args_conflicts_with_subcommands = true)]
+struct Arguments {
+    /// The configuration file [default: /etc/berth/berthd.toml]
+    #[arg(long, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+    /// What survives a reboot: images, records, logs
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// What doesn't: sockets, pinned namespaces
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// The socket of CRI and of `berth`
+    #[arg(long, value_name = "unix:///PATH")]
+    listen: Option<String>,
+    /// Comes with the metrics capability
+    #[arg(long, value_name = "ADDRESS")]
+    metrics_listen: Option<String>,
+    /// error, warn, info, debug, trace, or directives for parts
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// text or json
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<String>,
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Prints or checks a configuration
+    #[command(subcommand)]
+    Config(ConfigVerb),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigVerb {
+    /// Prints every key with its default
+    Default,
+    /// Says whether a configuration is right, and what is not
+    Check { file: Option<PathBuf> },
+}
+
+type LevelHandle = reload::Handle<EnvFilter, Registry>;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let done = match &arguments.verb {
+        Some(Verb::Config(verb)) => configuration(verb, &arguments),
+        None => daemon(&arguments),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("berthd: {}", error.chain());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn configuration(verb: &ConfigVerb, arguments: &Arguments) -> Result<()> {
+    let text = match verb {
+        ConfigVerb::Default => load::DEFAULT,
+        ConfigVerb::Check { file } => {
+            let file = file.as_ref().or(arguments.config.as_ref());
+            configured(&Arguments { config: file.cloned(), ..Arguments::parse_from(["berthd"]) })?;
+            "the configuration is right\n"
+        }
+    };
+    io::stdout().write_all(text.as_bytes()).map_err(|error| Error::io("write", "standard output", error))
+}
+
+/// The file and its drop-ins, with the flags over them, checked as far as it can be without acting.
+fn configured(arguments: &Arguments) -> Result<Config> {
+    let mut config = load::load(arguments.config.as_deref())?;
+    let daemon = &mut config.daemon;
+    if let Some(root) = &arguments.root {
+        daemon.root.clone_from(root);
+    }
+    if let Some(state) = &arguments.state {
+        daemon.state.clone_from(state);
+    }
+    if let Some(listen) = &arguments.listen {
+        daemon.listen.clone_from(listen);
+    }
+    if let Some(level) = &arguments.log_level {
+        daemon.log_level.clone_from(level);
+    }
+    if let Some(format) = &arguments.log_format {
+        daemon.log_format.clone_from(format);
+    }
+    for (key, path) in [("daemon.root", &daemon.root), ("daemon.state", &daemon.state)] {
+        if !path.is_absolute() {
+            return Err(Error::invalid("read configuration", key, format!("{path:?} is no absolute path")));
+        }
+    }
+    serve::path(&daemon.listen)?;
+    filter(&daemon.log_level)?;
+    if !matches!(daemon.log_format.as_str(), "text" | "json") {
+        let cause = format!("{:?} is neither text nor json", daemon.log_format);
+        return Err(Error::invalid("read configuration", "daemon.log_format", cause));
+    }
+    Ok(config)
+}
+
+fn daemon(arguments: &Arguments) -> Result<()> {
+    if arguments.metrics_listen.is_some() {
+        return Err(Error::new(Kind::Unimplemented, "listen for metrics", "--metrics-listen")
+            .hint("it comes with the metrics capability; leave the flag away"));
+    }
+    let config = configured(arguments)?;
+    let level = log_to_stderr(&config)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::io("start", "event loop", error))?;
+    let ended = runtime.block_on(live(arguments, config, &level));
+    // Blocking work that is still under way is recorded as begun; the next daemon sees to it.
+    runtime.shutdown_background();
+    ended
+}
+
+async fn live(arguments: &Arguments, config: Config, level: &LevelHandle) -> Result<()> {
+    let _lock = serve::take(&config.daemon.root, &config.daemon.state)?;
+    let socket = serve::path(&config.daemon.listen)?;
+    let rooms = open(&config).await?;
+    let pods = Pods::recover(rooms.clone()).await?;
+    let listener = serve::bind(&socket)?;
+    info!(version = api::VERSION, listen = %config.daemon.listen, "ready");
+    notify("READY=1");
+    let stop = until_stopped(arguments, config.clone(), level)?;
+    serve::serve(Door::new(pods, rooms, config), listener, stop).await?;
+    std::fs::remove_file(&socket)
+        .map_err(|error| Error::io("remove socket", socket.display().to_string(), error))
+}
+
+/// Opens the rooms that pods are made with.
+async fn open(config: &Config) -> Result<Rooms> {
+    let program = match config.daemon.shim.as_os_str().is_empty() {
+        false => config.daemon.shim.clone(),
+        true => std::env::current_exe()
+            .map_err(|error| Error::io("find", "this program", error))?
+            .with_file_name("berth-shim"),
+    };
+    if !program.is_file() {
+        return Err(Error::not_found("find shim", program.display().to_string())
+            .hint("install berth-shim beside berthd, or name it in daemon.shim"));
+    }
+    Ok(Rooms {
+        images: image::Store::open(&config.daemon.root, &config.registry).await?,
+        network: Arc::new(net::Network::open(&config.network, config.daemon.root.join("network")).await?),
+        cgroups: cgroup::Hierarchy::detect()?,
+        launcher: Launcher { program },
+        config: config.daemon.clone(),
+    })
+}
+
+/// Resolves at SIGTERM or SIGINT; SIGHUP reloads meanwhile.
+fn until_stopped(
+    arguments: &Arguments,
+    mut running: Config,
+    level: &LevelHandle,
+) -> Result<impl Future<Output = ()>> {
+    let listen = |kind| signal(kind).map_err(|error| Error::io("listen for", "signals", error));
+    let (mut terminate, mut interrupt, mut hangup) =
+        (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?, listen(SignalKind::hangup())?);
+    Ok(async move {
+        loop {
+            let name = tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+                _ = hangup.recv() => {
+                    match reload(arguments, &mut running, level) {
+                        Ok(()) => info!(log_level = running.daemon.log_level, "configuration reloaded"),
+                        Err(error) => warn!(error = error.chain(), "configuration kept as it was"),
+                    }
+                    continue;
+                }
+            };
+            info!(signal = name, "stopping; containers run on");
+            notify("STOPPING=1");
+            return;
+        }
+    })
+}
+
+/// All or nothing: only the log level can change while the daemon runs.
+fn reload(arguments: &Arguments, running: &mut Config, level: &LevelHandle) -> Result<()> {
+    let read = configured(arguments)?;
+    let mut changed = load::difference(running, &read);
+    changed.retain(|key| key != "daemon.log_level");
+    if !changed.is_empty() {
+        return Err(Error::new(Kind::Precondition, "reload", changed.join(", "))
+            .because(berth::error::Cause("only daemon.log_level can change while the daemon runs".into()))
+            .hint("restart berthd: containers run on meanwhile"));
+    }
+    level
+        .reload(filter(&read.daemon.log_level)?)
+        .map_err(|error| Error::new(Kind::Internal, "set", "log level").because(error))?;
+    *running = read;
+    Ok(())
+}
+
+fn filter(level: &str) -> Result<EnvFilter> {
+    EnvFilter::try_new(level).map_err(|error| {
+        Error::new(Kind::Invalid, "read configuration", "daemon.log_level")
+            .because(error)
+            .hint("one of error, warn, info, debug, trace")
+    })
+}
+
+fn log_to_stderr(config: &Config) -> Result<LevelHandle> {
+    let (filter, handle) = reload::Layer::new(filter(&config.daemon.log_level)?);
+    let text = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    let registry = tracing_subscriber::registry().with(filter);
+    match config.daemon.log_format.as_str() {
+        "json" => registry.with(text.json()).init(),
+        _ => registry.with(text.with_ansi(io::stderr().is_terminal())).init(),
+    }
+    Ok(handle)
+}
+
+/// Tells a service manager, where one listens (sd_notify(3)).
+fn notify(state: &str) {
+    use std::os::{
+        linux::net::SocketAddrExt,
+        unix::{ffi::OsStrExt, net},
+    };
+    let Some(address) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let sent = net::UnixDatagram::unbound().and_then(|socket| {
+        let to = match address.as_bytes() {
+            [b'@', name @ ..] => net::SocketAddr::from_abstract_name(name)?,
+            _ => net::SocketAddr::from_pathname(&address)?,
+        };
+        socket.send_to_addr(state.as_bytes(), &to)
+    });
+    if let Err(error) = sent {
+        warn!(%error, "the service manager can't be told");
+    }
+}
