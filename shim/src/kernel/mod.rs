@@ -1,0 +1,9 @@
+//! The one room with `unsafe`: system calls that rustix lacks, each as a safe function on owned and borrowed fds.
+#![allow(unsafe_code)]
+
+pub mod clone;
+pub mod exec;
+pub mod mount;
+pub mod netlink;
+pub mod seccomp;
+pub mod signal;

@@ -1,0 +1,140 @@
+//! Ids, capabilities, limits, seccomp: what a process may. Every one of these is an error if it fails; only what a host
+//! without CAP_SYS_RESOURCE denies is clamped and said.
+
+use berth_launch::v1::{Process, Rlimit, Step};
+use rustix::{
+    io::Errno,
+    process::{Resource, Rlimit as Limit, getrlimit, setrlimit},
+    thread::{
+        CapabilitySet, CapabilitySets, Gid, Uid, capabilities as get, clear_ambient_capability_set,
+        configure_capability_in_ambient_set, remove_capability_from_bounding_set, set_capabilities,
+        set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+    },
+};
+
+use super::{
+    failure::{At, Result, fail},
+    user::Resolved,
+};
+use crate::kernel;
+
+/// Sets the score, clamped to the inherited one where lowering it is denied; the warning says so.
+pub fn oom_score_adj(score: i32) -> Result<Option<String>> {
+    const FILE: &str = "/proc/self/oom_score_adj";
+    match std::fs::write(FILE, score.to_string()) {
+        Ok(()) => Ok(None),
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Ok(Some(format!(
+            "oom_score_adj {score} is denied without CAP_SYS_RESOURCE, the inherited one stays"
+        ))),
+        Err(error) => Err(fail(Step::OomScore, FILE, error.raw_os_error().unwrap_or(0), "")),
+    }
+}
+
+/// Sets limits, clamped to the inherited hard limit where raising it is denied.
+pub fn rlimits(limits: &[Rlimit]) -> Result<Vec<String>> {
+    let mut warnings = Vec::new();
+    for limit in limits {
+        let name = format!("rlimit {}", limit.resource);
+        let Some(resource) = resource(limit.resource) else {
+            return Err(fail(Step::Rlimit, name, libc::EINVAL, "no such resource"));
+        };
+        let value = |n: u64| (n != u64::MAX).then_some(n);
+        let wanted = Limit { current: value(limit.soft), maximum: value(limit.hard) };
+        match setrlimit(resource, wanted.clone()) {
+            Ok(()) => {}
+            Err(Errno::PERM) => {
+                let hard = getrlimit(resource).maximum;
+                let soft = match (wanted.current, hard) {
+                    (Some(soft), Some(hard)) => Some(soft.min(hard)),
+                    (None, hard) => hard,
+                    (soft, None) => soft,
+                };
+                setrlimit(resource, Limit { current: soft, maximum: hard }).at(Step::Rlimit, &name)?;
+                warnings.push(format!("{name}: raising the hard limit is denied without CAP_SYS_RESOURCE, the inherited one stays"));
+            }
+            Err(errno) => return Err(fail(Step::Rlimit, name, errno.raw_os_error(), "")),
+        }
+    }
+    Ok(warnings)
+}
+
+fn resource(number: u32) -> Option<Resource> {
+    Some(match number {
+        0 => Resource::Cpu,
+        1 => Resource::Fsize,
+        2 => Resource::Data,
+        3 => Resource::Stack,
+        4 => Resource::Core,
+        5 => Resource::Rss,
+        6 => Resource::Nproc,
+        7 => Resource::Nofile,
+        8 => Resource::Memlock,
+        9 => Resource::As,
+        10 => Resource::Locks,
+        11 => Resource::Sigpending,
+        12 => Resource::Msgqueue,
+        13 => Resource::Nice,
+        14 => Resource::Rtprio,
+        15 => Resource::Rttime,
+        _ => return None,
+    })
+}
+
+/// Becomes the user. The bounding set shrinks first, while CAP_SETPCAP is there; permitted capabilities are kept over
+/// the change of ids, `capabilities(7)`, and dropped to what the plan says by [`capabilities`], last.
+pub fn ids(process: &Process, who: &Resolved) -> Result<()> {
+    let keep = process.capabilities.unwrap_or_default().bounding;
+    for n in 0..64 {
+        let one = CapabilitySet::from_bits_retain(1 << n);
+        if keep & (1 << n) == 0 {
+            match remove_capability_from_bounding_set(one) {
+                Ok(()) => {}
+                // Past the last capability this kernel knows.
+                Err(Errno::INVAL) => break,
+                Err(errno) => return Err(fail(Step::Capabilities, "bounding set", errno.raw_os_error(), "")),
+            }
+        }
+    }
+    let groups: Vec<Gid> = who.groups.iter().map(|&gid| Gid::from_raw(gid)).collect();
+    set_thread_groups(&groups).at(Step::User, "setgroups")?;
+    let (uid, gid) = (Uid::from_raw(who.uid), Gid::from_raw(who.gid));
+    set_thread_res_gid(gid, gid, gid).at(Step::User, format!("gid {}", who.gid))?;
+    rustix::thread::set_keep_capabilities(true).at(Step::Capabilities, "keepcaps")?;
+    set_thread_res_uid(uid, uid, uid).at(Step::User, format!("uid {}", who.uid))?;
+    rustix::thread::set_keep_capabilities(false).at(Step::Capabilities, "keepcaps")?;
+    // The change to another user emptied the effective set: seccomp and the rest still need it.
+    let mut sets = get(None).at(Step::Capabilities, "capget")?;
+    sets.effective = sets.permitted;
+    set_capabilities(None, sets).at(Step::Capabilities, "capset")
+}
+
+/// Drops to the plan's sets, then raises the ambient ones.
+pub fn capabilities(process: &Process) -> Result<()> {
+    let plan = process.capabilities.unwrap_or_default();
+    let had = get(None).at(Step::Capabilities, "capget")?;
+    let set = CapabilitySet::from_bits_retain;
+    // What the shim itself lacks it cannot give: a container then has what there is, like the host's root.
+    let permitted = set(plan.permitted) & had.permitted;
+    let sets = CapabilitySets {
+        effective: set(plan.effective) & permitted,
+        permitted,
+        inheritable: set(plan.inheritable) & (had.permitted | had.inheritable),
+    };
+    set_capabilities(None, sets).at(Step::Capabilities, "capset")?;
+    clear_ambient_capability_set().at(Step::Capabilities, "ambient set")?;
+    for n in 0..64u32 {
+        let one = set(1u64.checked_shl(n).unwrap_or(0));
+        if plan.ambient & (1 << n) != 0 && sets.permitted.contains(one) && sets.inheritable.contains(one) {
+            configure_capability_in_ambient_set(one, true).at(Step::Capabilities, "ambient set")?;
+        }
+    }
+    Ok(())
+}
+
+/// Loads the plan's filter, where it has one.
+pub fn seccomp(process: &Process) -> Result<()> {
+    if process.seccomp.is_empty() {
+        return Ok(());
+    }
+    kernel::seccomp::load(&process.seccomp, process.seccomp_flags).at(Step::Seccomp, "filter")
+}

@@ -1,0 +1,158 @@
+//! A process in a running container: clone3 into the cgroup, setns by init's pidfd, no mounts.
+
+use std::{
+    fs::File,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use berth_launch::v1::{ContainerPlan, Exec, Process, Step};
+use rustix::fs::{Mode, OFlags, open};
+
+use super::{
+    channel::{Channel, Message_},
+    child::{self, Streams},
+    credentials, end,
+    failure::{At, Result, fail},
+    namespaces, null, prepare, terminal, user,
+};
+use crate::kernel::{self, clone::Side};
+
+/// A process that runs its program.
+#[derive(Debug)]
+pub struct Execed {
+    pub pid: i32,
+    pub pidfd: OwnedFd,
+    pub master: Option<OwnedFd>,
+    /// Its own v2 cgroup, where it has one: `cgroup.kill` there ends its whole tree. The caller removes it.
+    pub cgroup: Option<PathBuf>,
+}
+
+/// Starts a process beside init and returns once it has executed its program. `fds` are its streams in order, as far as
+/// the request says it has them.
+pub fn exec(plan: &ContainerPlan, init: BorrowedFd<'_>, exec: &Exec, fds: Vec<OwnedFd>) -> Result<Execed> {
+    let process = inherit(plan, exec)?;
+    let streams = if process.tty { None } else { Some(streams(exec, fds)?) };
+    let mut tasks = prepare::cgroup_v1(&plan.cgroup.clone().unwrap_or_default())?;
+    let cgroup = own_cgroup(plan, exec)?;
+    let directory = cgroup.as_deref().map(open_directory).transpose()?;
+    // Of the joined kinds the PID namespace is for children only; it is taken back after the clone.
+    let flags = plan.namespaces.iter().fold(0, |flags, namespace| flags | namespaces::flag(namespace.kind()));
+    let own = open("/proc/self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .at(Step::NamespaceJoin, "/proc/self/ns/pid")?;
+    if flags & libc::CLONE_NEWPID != 0 {
+        kernel::clone::setns(init, libc::CLONE_NEWPID).at(Step::NamespaceJoin, "pid")?;
+    }
+    let (parent, channel) = Channel::pair()?;
+    let cloned = kernel::clone::clone3(0, directory.as_ref().map(AsFd::as_fd));
+    let (pid, pidfd) = match cloned {
+        Ok(Side::Child) => {
+            drop(parent);
+            let Err(failure) = sequence(&process, flags, init, &mut tasks, streams, &channel);
+            channel.send_failure(failure);
+            kernel::clone::exit_now(1)
+        }
+        Ok(Side::Parent { pid, pidfd }) => (pid, pidfd),
+        Err(error) => return Err(error).at(Step::Clone, &exec.exec_id),
+    };
+    drop((channel, streams));
+    if flags & libc::CLONE_NEWPID != 0 {
+        kernel::clone::setns(own.as_fd(), libc::CLONE_NEWPID).at(Step::NamespaceJoin, "pid")?;
+    }
+    let outcome = match parent.receive() {
+        Ok(Message_::Ready(_, master)) => parent.open_gate().and_then(|()| match parent.receive()? {
+            Message_::Closed => Ok(master),
+            Message_::Failure(failure) => Err(failure),
+            Message_::Ready(..) => Err(fail(Step::Stdio, &exec.exec_id, 0, "it spoke out of turn")),
+        }),
+        Ok(Message_::Failure(failure)) | Err(failure) => Err(failure),
+        Ok(Message_::Closed) => Err(fail(Step::Clone, &exec.exec_id, 0, "it died before it was set up")),
+    };
+    match outcome {
+        Ok(master) => Ok(Execed { pid, pidfd, master, cgroup }),
+        Err(failure) => {
+            end(&pidfd);
+            if let Some(cgroup) = cgroup {
+                // The failure is the story; an empty group that stays goes with the container's.
+                std::fs::remove_dir(cgroup).ok();
+            }
+            Err(failure)
+        }
+    }
+}
+
+fn sequence(
+    process: &Process,
+    namespaces: i32,
+    init: BorrowedFd<'_>,
+    tasks: &mut [File],
+    streams: Option<Streams>,
+    channel: &Channel,
+) -> Result<std::convert::Infallible> {
+    child::enter_cgroups(tasks)?;
+    if let Some(score) = process.oom_score_adj {
+        credentials::oom_score_adj(score)?;
+    }
+    let enter = namespaces & !libc::CLONE_NEWPID;
+    kernel::clone::setns(init, enter).at(Step::NamespaceJoin, "of init")?;
+    kernel::exec::setsid();
+    // setns into a mount namespace sets root and working directory to that namespace's root.
+    let root = child::own_root()?;
+    let (streams, master) = match streams {
+        Some(streams) => (streams, None),
+        None => {
+            let (streams, master) = terminal::pair(&root, process)?;
+            (streams, Some(master))
+        }
+    };
+    let who = user::resolve(&root, process.user.as_ref().unwrap_or(&Default::default()))?;
+    let warnings = credentials::rlimits(&process.rlimits)?;
+    child::become_process(process, &who, streams)?;
+    channel.send_ready(&who, warnings, master.as_ref().map(AsFd::as_fd));
+    drop(master);
+    if !channel.wait_for_gate() {
+        kernel::clone::exit_now(0);
+    }
+    child::execute(process, &who)
+}
+
+/// What the request leaves open is as init's.
+fn inherit(plan: &ContainerPlan, exec: &Exec) -> Result<Process> {
+    let init = plan.process.as_ref().ok_or_else(|| fail(Step::Plan, "process", 0, "the plan has none"))?;
+    let mut process =
+        exec.process.clone().ok_or_else(|| fail(Step::Plan, &exec.exec_id, 0, "an exec of nothing"))?;
+    process.user = process.user.or_else(|| init.user.clone());
+    process.capabilities = process.capabilities.or(init.capabilities);
+    Ok(process)
+}
+
+fn streams(exec: &Exec, fds: Vec<OwnedFd>) -> Result<Streams> {
+    let mut fds = fds.into_iter();
+    let mut next = |given: bool| match given {
+        true => fds
+            .next()
+            .ok_or_else(|| fail(Step::Stdio, &exec.exec_id, libc::EBADF, "a stream was said and not sent")),
+        false => null(),
+    };
+    Ok(Streams {
+        stdin: next(exec.has_stdin)?,
+        stdout: next(exec.has_stdout)?,
+        stderr: next(exec.has_stderr)?,
+    })
+}
+
+/// A sub-cgroup of the container's v2 group, whose controllers it does not use: the group may hold processes itself.
+fn own_cgroup(plan: &ContainerPlan, exec: &Exec) -> Result<Option<PathBuf>> {
+    let group = plan.cgroup.as_ref().map(|cgroup| cgroup.v2.as_str()).unwrap_or_default();
+    if group.is_empty() {
+        return Ok(None);
+    }
+    let path = Path::new(group).join(format!("exec-{}", exec.exec_id));
+    std::fs::create_dir(&path).at(Step::CgroupJoin, &path)?;
+    Ok(Some(path))
+}
+
+fn open_directory(path: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    open(path, flags, Mode::empty()).at(Step::CgroupJoin, path)
+}

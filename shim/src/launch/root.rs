@@ -1,0 +1,107 @@
+//! A container's root directory, in which every path is resolved as the container would: `..` and symbolic links,
+//! absolute ones too, stay below it, and /proc's magic links lead nowhere. Image content is hostile input.
+
+use std::{
+    ffi::OsStr,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::{Component, Path, PathBuf},
+};
+
+use rustix::{
+    fs::{Mode, OFlags, ResolveFlags, mkdirat, openat, openat2},
+    io::Errno,
+};
+
+/// An open root. `openat2(2)`, Linux 5.6.
+#[derive(Debug)]
+pub struct Root {
+    fd: OwnedFd,
+}
+
+const RESOLVE: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
+
+impl Root {
+    pub fn new(fd: OwnedFd) -> Self {
+        Self { fd }
+    }
+
+    /// Opens a path below the root.
+    pub fn open(&self, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+        openat2(&self.fd, relative(path), flags | OFlags::CLOEXEC, Mode::empty(), RESOLVE)
+    }
+
+    /// Opens a path of which no part may be a symbolic link: where /proc and /sys go.
+    pub fn open_plain(&self, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+        let resolve = RESOLVE.union(ResolveFlags::NO_SYMLINKS);
+        openat2(&self.fd, relative(path), flags | OFlags::CLOEXEC, Mode::empty(), resolve)
+    }
+
+    /// Opens a directory, making what is missing of it with mode 0755.
+    pub fn make_directories(&self, path: &Path) -> rustix::io::Result<OwnedFd> {
+        let mut so_far = PathBuf::new();
+        let mut here = self.open(Path::new("/"), OFlags::PATH | OFlags::DIRECTORY)?;
+        for component in path.components() {
+            let name = match component {
+                Component::RootDir | Component::CurDir | Component::Prefix(_) => continue,
+                Component::ParentDir => OsStr::new(".."),
+                Component::Normal(name) => name,
+            };
+            so_far.push(name);
+            here = match self.open(&so_far, OFlags::PATH | OFlags::DIRECTORY) {
+                Err(Errno::NOENT) => {
+                    // A dangling link has the name already: EXIST, and the second open says why.
+                    match mkdirat(&here, name, Mode::from(0o755)) {
+                        Ok(()) | Err(Errno::EXIST) => {}
+                        Err(errno) => return Err(errno),
+                    }
+                    self.open(&so_far, OFlags::PATH | OFlags::DIRECTORY)?
+                }
+                other => other?,
+            };
+        }
+        Ok(here)
+    }
+
+    /// Opens a file of any kind, making an empty one, and the directories above it, where it is missing.
+    pub fn make_file(&self, path: &Path) -> rustix::io::Result<OwnedFd> {
+        match self.open(path, OFlags::PATH) {
+            Err(Errno::NOENT) => {}
+            other => return other,
+        }
+        let (parent, name) = split(path)?;
+        let parent = self.make_directories(parent)?;
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::WRONLY;
+        match openat(&parent, name, flags, Mode::from(0o644)) {
+            Ok(_) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(errno),
+        }
+        self.open(path, OFlags::PATH)
+    }
+}
+
+impl AsFd for Root {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// The directory and the name of a path; `EINVAL` where it has no name.
+pub fn split(path: &Path) -> rustix::io::Result<(&Path, &OsStr)> {
+    match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) => Ok((parent, name)),
+        _ => Err(Errno::INVAL),
+    }
+}
+
+/// A path from the plan's bytes.
+pub fn path(bytes: &[u8]) -> &Path {
+    Path::new(OsStr::from_bytes(bytes))
+}
+
+fn relative(path: &Path) -> &Path {
+    // openat2 takes "/" as the root itself under RESOLVE_IN_ROOT; an empty path it refuses.
+    if path.as_os_str().is_empty() { Path::new(".") } else { path }
+}
