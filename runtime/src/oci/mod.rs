@@ -71,6 +71,8 @@ pub struct Options {
     /// docker's -v makes a missing host path a directory; so does CRI.
     pub create_bind_sources: bool,
     pub stop_signal: Option<u32>,
+    /// The most processes and threads; CRI leaves that to the kubelet's own cgroup.
+    pub pids: Option<i64>,
 }
 
 /// Merges config and image into an OCI runtime spec.

@@ -20,7 +20,8 @@ pub use crate::{
     oci::{Exec, Options},
 };
 
-/// Who asked for a pod. Standalone ones are in no CRI list.
+/// Who asked for a pod. Standalone ones are in no CRI list, and for them a network mode of CONTAINER means a network
+/// namespace with loopback only (`--network none`, which CRI cannot say).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Client {
@@ -55,6 +56,8 @@ pub struct CreateContainer {
     /// CRI repeats it; empty (default): the pod's own.
     pub sandbox: cri::PodSandboxConfig,
     pub options: oci::Options,
+    /// Given for standalone containers, whose log directory is named after it; else made up.
+    pub id: Option<ContainerId>,
     /// Keep the writable layer over runs (docker's meaning); false: a CRI attempt, overlay volatile.
     pub keep_layer: bool,
     /// For standalone containers: what the person asked for, kept for `inspect`.

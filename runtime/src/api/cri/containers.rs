@@ -81,6 +81,7 @@ fn asked(request: cri::CreateContainerRequest) -> Result<(String, CreateContaine
         config,
         sandbox: request.sandbox_config.unwrap_or_default(),
         options: Options { create_bind_sources: true, ..Options::default() },
+        id: None,
         keep_layer: false,
         standalone: None,
     };
