@@ -1,6 +1,8 @@
 //! The contract between `berthd` and `berth-shim`, generated from `launch.proto` (read that: it is the documentation),
-//! with the few names both ends share. No logic.
+//! with the few names both ends share; `needs` finds the features that a plan uses.
 #![allow(missing_debug_implementations)]
+
+pub mod needs;
 
 /// Package `berth.launch.v1`.
 pub mod v1 {
@@ -21,4 +23,22 @@ pub const PINS: &str = "ns";
 /// The largest message on the socket, bytes.
 pub const PACKET_BYTES: usize = 64 * 1024;
 /// What this build of the shim can do beyond version 1; `needs` is checked against it.
-pub const FEATURES: &[&str] = &[];
+pub const FEATURES: &[&str] = &[
+    needs::TIME,
+    needs::DOMAINNAME,
+    needs::HOOKS,
+    needs::IMAGES,
+    needs::OVERLAY_LABEL,
+    needs::RECURSIVE,
+    needs::DEVICE_PROGRAM,
+    needs::SCHEDULER,
+    needs::IO_PRIORITY,
+    needs::AFFINITY,
+    needs::PERSONALITY,
+    needs::MEMORY_POLICY,
+    needs::KEYRING,
+    needs::SECCOMP_LISTENER,
+    needs::LABELS,
+    needs::APPARMOR_STACKED,
+    needs::RESCTRL,
+];
