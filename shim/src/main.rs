@@ -1,8 +1,22 @@
 //! berth-shim: launches and supervises one container, or makes one pod's namespaces. The plan comes as a sealed memfd on
 //! standard input, the outcome goes to standard output, one fact a line to standard error. See `launch.proto`.
 
+mod attach;
+mod clock;
+mod dial;
+mod group;
 mod kernel;
 mod launch;
+mod log;
+mod oneshot;
+mod record;
+mod report;
+mod requests;
+mod restart;
+mod run;
+mod server;
+mod streams;
+mod supervise;
 
 use std::{
     fs::File,
@@ -11,12 +25,19 @@ use std::{
     process::ExitCode,
 };
 
-use berth_launch::v1::{Birth, Failure, SandboxPlan, Step, Unsupported, birth::Outcome};
+use berth_launch::needs;
+use berth_launch::v1::{
+    Birth, ContainerPlan, Failure, Ready, SandboxPlan, Step, Unsupported, birth::Outcome,
+};
 use prost::Message;
 
 fn main() -> ExitCode {
     match std::env::args().nth(1).as_deref() {
         Some("sandbox") => sandbox(),
+        Some("container") => container(),
+        Some("dial") => dial(),
+        Some("oneshot") => oneshot::create(),
+        Some("oneshot-exec") => oneshot::exec(),
         Some("--version") => {
             println!("berth-shim {} (launch protocol {})", env!("CARGO_PKG_VERSION"), berth_launch::VERSION);
             ExitCode::SUCCESS
@@ -33,7 +54,7 @@ fn main() -> ExitCode {
 fn sandbox() -> ExitCode {
     kernel::exec::setsid();
     let outcome = match read_plan::<SandboxPlan>() {
-        Ok(plan) => match lacking(plan.version, &plan.needs) {
+        Ok(plan) => match lacking(plan.version, &plan.needs, &needs::sandbox(&plan)) {
             Some(unsupported) => Outcome::Unsupported(unsupported),
             None => match launch::sandbox::create(&plan) {
                 Ok(ready) => Outcome::Ready(ready),
@@ -43,6 +64,96 @@ fn sandbox() -> ExitCode {
         Err(failure) => Outcome::Failure(failure),
     };
     report(outcome)
+}
+
+/// Connects in a pod's network for berthd, and ends.
+fn dial() -> ExitCode {
+    let mut arguments = std::env::args().skip(2);
+    let (netns, port) = (arguments.next(), arguments.next().and_then(|port| port.parse().ok()));
+    let (Some(netns), Some(port)) = (netns, port) else {
+        eprintln!("berth-shim: dial takes a network namespace and a port");
+        return ExitCode::from(2);
+    };
+    match dial::dial(&netns, port) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("berth-shim: answer: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Brings the container to CREATED, says so, and stays with it until its end.
+fn container() -> ExitCode {
+    kernel::exec::setsid();
+    // A host that goes down signals everybody: we leave after our container, by its end. Its program starts with all
+    // signals at their defaults.
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGPIPE] {
+        kernel::signal::ignore(signal);
+    }
+    let plan = match read_plan::<ContainerPlan>() {
+        Ok(plan) => plan,
+        Err(failure) => return report(Outcome::Failure(failure)),
+    };
+    if let Some(unsupported) = lacking(plan.version, &plan.needs, &needs::container(&plan)) {
+        return report(Outcome::Unsupported(unsupported));
+    }
+    match born(plan) {
+        Ok((supervisor, ready)) => {
+            let reported = report(Outcome::Ready(ready));
+            let let_go = launch::null().and_then(|null| {
+                // Standard input stays: a restart reads the plan from it again.
+                rustix::stdio::dup2_stdout(&null)
+                    .map_err(|errno| failed(Step::Stdio, "/dev/null", errno.into()))
+            });
+            if let Err(failure) = let_go {
+                eprintln!("berth-shim: let go of the streams: {failure:?}");
+            }
+            supervisor.run();
+            reported
+        }
+        Err(failure) => {
+            // The failure is the story; a socket that stays is bound over.
+            std::fs::remove_file(berth_launch::SOCKET).ok();
+            report(Outcome::Failure(failure))
+        }
+    }
+}
+
+fn born(plan: ContainerPlan) -> Result<(supervise::Supervisor, Ready), Failure> {
+    std::env::set_current_dir(&plan.dir).map_err(|error| failed(Step::Socket, &plan.dir, error))?;
+    let listener = server::bind_here().map_err(|error| failed(Step::Socket, berth_launch::SOCKET, error))?;
+    let log = plan.log.clone().unwrap_or_default();
+    let log = log::Log::open(&log).map_err(|error| failed(Step::LogOpen, &log.path, error))?;
+    let streams = streams::Streams::new(log, plan.stdio.unwrap_or_default().stdin());
+    let created = launch::create(&plan, launch::Keeper::Us)?;
+    protect();
+    let ready = Ready {
+        shim_pid: rustix::process::getpid().as_raw_nonzero().get(),
+        pid: created.pid,
+        pid_start_time: created.start_time,
+        uid: created.uid,
+        gid: created.gid,
+        groups: created.groups.clone(),
+        warnings: created.warnings.clone(),
+    };
+    let supervisor = supervise::Supervisor::new(plan, listener, streams, created)
+        .map_err(|errno| failed(Step::Stdio, "pipe", errno.into()))?;
+    Ok((supervisor, ready))
+}
+
+/// The OOM killer takes the container before the one who tells of it; where lowering is denied, as low as we are.
+fn protect() {
+    std::fs::write("/proc/self/oom_score_adj", "-999").ok();
+}
+
+fn failed(step: Step, object: &str, error: std::io::Error) -> Failure {
+    Failure {
+        step: step.into(),
+        errno: error.raw_os_error().unwrap_or(0),
+        object: object.into(),
+        detail: String::new(),
+    }
 }
 
 /// Reads the plan from the memfd that is our standard input.
@@ -61,10 +172,14 @@ fn read_plan<P: Message + Default>() -> Result<P, Failure> {
     P::decode(bytes.as_slice()).map_err(|error| failed(0, &error.to_string()))
 }
 
-/// What a plan needs and this shim lacks.
-fn lacking(version: u32, needs: &[String]) -> Option<Unsupported> {
-    let mut features: Vec<String> =
-        needs.iter().filter(|need| !berth_launch::FEATURES.contains(&need.as_str())).cloned().collect();
+/// What a plan needs, or holds though it does not say so, and this shim lacks.
+fn lacking(version: u32, needs: &[String], used: &[String]) -> Option<Unsupported> {
+    let mut features: Vec<String> = Vec::new();
+    for need in needs.iter().chain(used) {
+        if !berth_launch::FEATURES.contains(&need.as_str()) && !features.contains(need) {
+            features.push(need.clone());
+        }
+    }
     if version > berth_launch::VERSION {
         features.push(format!("plan version {version}"));
     }
@@ -73,7 +188,9 @@ fn lacking(version: u32, needs: &[String]) -> Option<Unsupported> {
 
 fn report(outcome: Outcome) -> ExitCode {
     let bytes = Birth { outcome: Some(outcome) }.encode_to_vec();
-    match std::io::stdout().write_all(&bytes) {
+    // Standard output is buffered by lines, and a byte of ours may be a newline.
+    let mut stdout = std::io::stdout();
+    match stdout.write_all(&bytes).and_then(|()| stdout.flush()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }

@@ -15,11 +15,20 @@ pub enum Side {
     Parent { pid: i32, pidfd: OwnedFd },
 }
 
+/// Whose child a clone is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parent {
+    /// This process.
+    Us,
+    /// Our own parent: `CLONE_PARENT`.
+    Ours,
+}
+
 /// Clones the process: a fork with namespaces. `clone3(2)`, Linux 5.7 for the cgroup.
 ///
 /// # Errors
 /// The kernel's errno; `EAGAIN` here also when this process is not single-threaded.
-pub fn clone3(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Side> {
+pub fn clone3(namespaces: u64, cgroup: Option<BorrowedFd<'_>>, parent: Parent) -> io::Result<Side> {
     if thread_count()? != 1 {
         return Err(io::Error::from_raw_os_error(libc::EAGAIN));
     }
@@ -27,7 +36,11 @@ pub fn clone3(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Sid
     // SAFETY: clone_args is plain integers, for which zero is a valid value.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
     args.flags = namespaces | libc::CLONE_PIDFD as u64;
-    args.exit_signal = libc::SIGCHLD as u64;
+    match parent {
+        Parent::Us => args.exit_signal = libc::SIGCHLD as u64,
+        // The signal is then ours, and may not be said.
+        Parent::Ours => args.flags |= libc::CLONE_PARENT as u64,
+    }
     args.pidfd = (&raw mut pidfd) as u64;
     if let Some(cgroup) = cgroup {
         args.flags |= CLONE_INTO_CGROUP;

@@ -3,6 +3,7 @@
 use std::{
     ffi::{CStr, CString},
     io,
+    os::fd::{FromRawFd, OwnedFd},
     ptr::null,
 };
 
@@ -20,6 +21,23 @@ pub fn cloexec_from(first: u32) -> io::Result<()> {
     // SAFETY: only the close-on-exec flag changes; no descriptor that Rust owns is closed.
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Takes a descriptor that whoever started us left open, by its number; no program of ours inherits it.
+///
+/// # Errors
+/// `EBADF` where it isn't open, `EINVAL` for the standard streams. To be called once for each number.
+pub fn inherited(number: i32) -> io::Result<OwnedFd> {
+    if number < 3 {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    // SAFETY: fcntl takes integers only.
+    let result = unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it is open, and the caller takes each number once, before anything else of ours is opened at it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 /// Starts a new session; fails only in a group leader, which a fresh clone is not. `setsid(2)`.

@@ -1,30 +1,6 @@
-//! Signals: what the shim takes as events, and the clean slate a container's process starts with.
+//! Signals: what the reaper waits for, and the clean slate a container's process starts with.
 
-use std::{
-    io,
-    mem::MaybeUninit,
-    os::fd::{FromRawFd, OwnedFd},
-    ptr::null_mut,
-};
-
-/// Blocks `signals` and gives a descriptor that reads them. `signalfd(2)`.
-pub fn signalfd(signals: &[i32]) -> io::Result<OwnedFd> {
-    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: sigemptyset initialises the set before anything reads it; the numbers are the caller's constants.
-    let fd = unsafe {
-        libc::sigemptyset(set.as_mut_ptr());
-        for &signal in signals {
-            libc::sigaddset(set.as_mut_ptr(), signal);
-        }
-        libc::sigprocmask(libc::SIG_BLOCK, set.as_ptr(), null_mut());
-        libc::signalfd(-1, set.as_ptr(), libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
-    };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: signalfd returned a new descriptor that nobody else owns.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
+use std::{mem::MaybeUninit, ptr::null_mut};
 
 /// Gives every signal its default action and unblocks all: a new program expects that, SIGPIPE above all.
 pub fn reset() {

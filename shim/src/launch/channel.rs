@@ -40,6 +40,17 @@ impl Channel {
         Ok((Self(parent), Self(child)))
     }
 
+    /// The child's end to whoever comes to a listening socket; the socket is closed, so nobody comes after.
+    pub fn accept(socket: OwnedFd) -> Result<Self> {
+        loop {
+            match rustix::net::accept_with(&socket, SocketFlags::CLOEXEC) {
+                Ok(connection) => return Ok(Self(connection)),
+                Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED) => {}
+                Err(errno) => return Err(errno).at(Step::Stdio, "start socket"),
+            }
+        }
+    }
+
     pub fn send_ready(&self, who: &Resolved, warnings: Vec<String>, master: Option<BorrowedFd<'_>>) {
         let ready =
             Ready { uid: who.uid, gid: who.gid, groups: who.groups.clone(), warnings, ..Ready::default() };
@@ -76,8 +87,8 @@ impl Channel {
             ) {
                 Ok(message) => break message.bytes,
                 Err(rustix::io::Errno::INTR) => {}
-                // Reset: it died with our gate byte unread.
-                Err(rustix::io::Errno::CONNRESET) => break 0,
+                // It died with our gate byte unread; told once, before the message that may still be there.
+                Err(rustix::io::Errno::CONNRESET) => {}
                 Err(errno) => return Err(fail(Step::Stdio, "child", errno.raw_os_error(), "")),
             }
         };
@@ -102,7 +113,11 @@ impl Channel {
 
     /// Lets the child go on.
     pub fn open_gate(&self) -> Result<()> {
-        rustix::net::send(&self.0, b"go", SendFlags::NOSIGNAL).map(|_| ()).at(Step::Exec, "gate")
+        match rustix::net::send(&self.0, b"go", SendFlags::NOSIGNAL) {
+            // Gone already: what it said last, and why, is read next.
+            Ok(_) | Err(rustix::io::Errno::PIPE | rustix::io::Errno::CONNRESET) => Ok(()),
+            Err(errno) => Err(errno).at(Step::Exec, "gate"),
+        }
     }
 
     /// Blocks until the gate opens; false when the parent is gone.

@@ -9,18 +9,20 @@ use std::{
     path::Path,
 };
 
-use berth_launch::v1::{ContainerPlan, Namespace, NamespaceKind, Process, Step, Sysctl};
+use berth_launch::v1::{ContainerPlan, Hooks, Namespace, NamespaceKind, Process, Step, Sysctl};
 use rustix::{
-    fs::{Mode, OFlags, open},
+    fs::{Mode, OFlags, ResolveFlags, open, openat2},
     mount::{MountPropagationFlags, MoveMountFlags, UnmountFlags, mount_change, move_mount, unmount},
     process::{chdir, fchdir, pivot_root},
 };
 
 use super::{
+    Keeper,
+    attributes::{self, Labels},
     channel::Channel,
     credentials,
     failure::{At, Result, fail},
-    mounts, namespaces,
+    hooks, mounts, namespaces,
     prepare::Prepared,
     program,
     root::Root,
@@ -38,8 +40,14 @@ pub struct Streams {
 }
 
 /// Runs in the clone; never returns.
-pub fn run(plan: &ContainerPlan, prepared: Prepared, streams: Option<Streams>, channel: Channel) -> ! {
-    let Err(failure) = sequence(plan, prepared, streams, &channel);
+pub fn run(
+    plan: &ContainerPlan,
+    prepared: Prepared,
+    streams: Option<Streams>,
+    mut channel: Channel,
+    keeper: Keeper,
+) -> ! {
+    let Err(failure) = sequence(plan, prepared, streams, &mut channel, keeper);
     channel.send_failure(failure);
     kernel::clone::exit_now(1)
 }
@@ -48,13 +56,15 @@ fn sequence(
     plan: &ContainerPlan,
     mut prepared: Prepared,
     streams: Option<Streams>,
-    channel: &Channel,
+    channel: &mut Channel,
+    keeper: Keeper,
 ) -> Result<std::convert::Infallible> {
     let process = plan.process.as_ref().ok_or_else(|| fail(Step::Plan, "process", 0, "the plan has none"))?;
     let mut warnings = Vec::new();
 
     // 1. A shim that dies before the start takes this half-made container with it; the gate lifts that.
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL)).ok();
+    attributes::first_affinity(process)?;
     // 2. The cgroup first: all that follows is counted. Then its namespace, whose root is where we are now.
     enter_cgroups(&mut prepared.cgroup_v1)?;
     if new(plan, NamespaceKind::Cgroup) {
@@ -76,13 +86,28 @@ fn sequence(
     if !plan.hostname.is_empty() {
         rustix::system::sethostname(plan.hostname.as_bytes()).at(Step::Hostname, &plan.hostname)?;
     }
+    if !plan.domainname.is_empty() {
+        rustix::system::setdomainname(plan.domainname.as_bytes()).at(Step::Hostname, &plan.domainname)?;
+    }
+    let labels = Labels::open(process)?;
+    let pid = if plan.hooks.is_some() || process.seccomp_listener.is_some() { outer_pid()? } else { 0 };
+    if plan.hooks.as_ref().is_some_and(waits_for) {
+        channel.send_ready(&Resolved::default(), Vec::new(), None);
+        if !channel.wait_for_gate() {
+            kernel::clone::exit_now(0);
+        }
+    }
     // 6. The root file system and everything on it.
     let root = enter_rootfs(plan, &prepared.root)?;
-    mounts::all(&root, &plan.mounts, &mut prepared.sources)?;
+    mounts::all(&root, &plan.mounts, &mut prepared.sources, &Path::new(&plan.dir).join("empty"))?;
     mounts::devices(&root, &plan.devices)?;
     mounts::symlinks(&root, &plan.symlinks)?;
+    if let Some(hooks) = &plan.hooks {
+        hooks::run(&hooks.create_container, &hooks::state(&hooks.creating, pid))?;
+    }
     // 7. From here on there is no host.
     pivot(&root)?;
+    share_root(plan)?;
     sysctls(&plan.sysctls)?;
     let (streams, terminal) = match streams {
         Some(streams) => (streams, None),
@@ -91,9 +116,8 @@ fn sequence(
             (streams, Some(master))
         }
     };
-    let null = File::options().read(true).write(true).open("/dev/null");
     if !plan.masked_paths.is_empty() {
-        mounts::mask(&root, &plan.masked_paths, &null.at(Step::Mask, "/dev/null")?)?;
+        mounts::mask(&root, &plan.masked_paths, &mounts::null(&root)?)?;
     }
     mounts::read_only(&root, &plan.readonly_paths)?;
     // 8. Who it is, where it starts; the directory is made while the root is still writable.
@@ -104,15 +128,52 @@ fn sequence(
             .at(Step::Rootfs, "/")?;
     }
     warnings.extend(credentials::rlimits(&process.rlimits)?);
+    attributes::scheduling(process, &plan.id)?;
     become_process(process, &who, streams)?;
     // 9. CREATED. The program's own failures belong to Start.
+    if matches!(keeper, Keeper::Outside(_)) {
+        // Who launches leaves once it has heard of us; who starts comes to the socket.
+        rustix::process::set_parent_process_death_signal(None).ok();
+    }
     channel.send_ready(&who, warnings, terminal.as_ref().map(AsFd::as_fd));
     drop(terminal);
+    if let Keeper::Outside(socket) = keeper {
+        *channel = Channel::accept(socket)?;
+    }
     if !channel.wait_for_gate() {
         kernel::clone::exit_now(0);
     }
     rustix::process::set_parent_process_death_signal(None).ok();
-    execute(process, &who)
+    let kept = plan.outside.as_ref().map_or(0, |outside| outside.preserve_fds);
+    if let Some(hooks) = &plan.hooks {
+        let state = hooks::state(hooks::pieces(hooks, &hooks.created), pid);
+        hooks::run(&hooks.start_container, &state)?;
+    }
+    execute(process, &who, Last { kept, labels, listener: prepared.listener, pid })
+}
+
+/// Whether init waits in its namespaces for hooks on the host.
+pub fn waits_for(hooks: &Hooks) -> bool {
+    !hooks.prestart.is_empty() || !hooks.create_runtime.is_empty()
+}
+
+/// Our pid as the host's /proc shows it: the one that others know us by.
+pub fn outer_pid() -> Result<i32> {
+    let own = "/proc/self";
+    let link = std::fs::read_link(own).at(Step::Plan, own)?;
+    let pid = link.to_str().and_then(|text| text.parse().ok());
+    pid.ok_or_else(|| fail(Step::Plan, own, 0, "it is no pid: is /proc mounted?"))
+}
+
+/// What the last step before the program takes.
+#[derive(Debug)]
+pub struct Last {
+    /// So many descriptors beside the standard ones stay open.
+    pub kept: u32,
+    pub labels: Labels,
+    /// Connected to whoever wants the seccomp notifications.
+    pub listener: Option<OwnedFd>,
+    pub pid: i32,
 }
 
 /// Moves this process to the v1 cgroups whose `tasks` files its parent opened.
@@ -127,22 +188,27 @@ fn new(plan: &ContainerPlan, kind: NamespaceKind) -> bool {
     plan.namespaces.iter().any(|Namespace { kind: k, path }| *k == i32::from(kind) && path.is_empty())
 }
 
-/// Cuts this mount namespace off from the host's and puts the root where pivot_root can take it.
+/// Cuts this mount namespace off from the host's and puts the root where pivot_root can take it. Volumes that are to
+/// carry mounts to the host were taken before, as members of their peer groups, and stay that.
 fn enter_rootfs(plan: &ContainerPlan, tree: &OwnedFd) -> Result<Root> {
-    let asked = plan.rootfs.as_ref().map_or(0, |rootfs| rootfs.propagation);
-    let asked = if asked == 0 { libc::MS_REC | libc::MS_SLAVE } else { asked };
-    let flags = MountPropagationFlags::from_bits_retain(asked as _);
-    mount_change("/", flags).at(Step::Rootfs, "/")?;
+    mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
+        .at(Step::Rootfs, "/")?;
     let place = Path::new(&plan.dir).join("rootfs");
     std::fs::create_dir_all(&place).at(Step::Rootfs, &place)?;
     let how = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
     move_mount(tree, "", rustix::fs::CWD, &place, how).at(Step::Rootfs, &place)?;
     // pivot_root(2) refuses a shared root, and nothing mounted below may travel to the host.
-    if asked & libc::MS_SHARED == 0 {
-        kernel::mount::set_attributes(tree.as_fd(), 0, 0, libc::MS_PRIVATE, true).at(Step::Rootfs, &place)?;
-    }
+    kernel::mount::set_attributes(tree.as_fd(), 0, 0, libc::MS_PRIVATE, true).at(Step::Rootfs, &place)?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     Ok(Root::new(open(&place, flags, Mode::empty()).at(Step::Rootfs, &place)?))
+}
+
+/// A root that was asked to be shared is that within the container's own namespaces.
+fn share_root(plan: &ContainerPlan) -> Result<()> {
+    match plan.rootfs.as_ref().is_some_and(|rootfs| rootfs.propagation & libc::MS_SHARED != 0) {
+        true => mount_change("/", MountPropagationFlags::SHARED).at(Step::Rootfs, "/"),
+        false => Ok(()),
+    }
 }
 
 /// Makes the container's root this process's root, and lets go of the host's: `pivot_root(".", ".")` stacks the old
@@ -150,9 +216,8 @@ fn enter_rootfs(plan: &ContainerPlan, tree: &OwnedFd) -> Result<Root> {
 fn pivot(root: &Root) -> Result<()> {
     fchdir(root).at(Step::PivotRoot, "/")?;
     pivot_root(".", ".").at(Step::PivotRoot, "/")?;
-    // The old root must not carry our unmount to the host.
-    mount_change(".", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
-        .at(Step::PivotRoot, "/")?;
+    // The old root is a slave of the host's since `enter_rootfs`: our unmount stays here. Of the two at "." only
+    // umount(2) means the upper one; mount(2) would mean the container's, and make its shared volumes slaves too.
     unmount(".", UnmountFlags::DETACH).at(Step::PivotRoot, "/")?;
     chdir("/").at(Step::PivotRoot, "/")
 }
@@ -163,10 +228,35 @@ pub fn sysctls(sysctls: &[Sysctl]) -> Result<()> {
         if name.contains("..") {
             return Err(fail(Step::Sysctl, name, libc::EINVAL, "not the name of a kernel parameter"));
         }
-        let path = format!("/proc/sys/{}", name.replace('.', "/"));
-        std::fs::write(path, value).at(Step::Sysctl, name)?;
+        // sysctl(8): of dots and slashes the first one met separates, and the other belongs to names.
+        let path = match name.find(['.', '/']).map(|at| name.as_bytes()[at]) {
+            Some(b'.') => name
+                .chars()
+                .map(|one| match one {
+                    '.' => '/',
+                    '/' => '.',
+                    other => other,
+                })
+                .collect(),
+            _ => name.clone(),
+        };
+        let file = proc_file(Path::new("sys").join(path)).at(Step::Sysctl, name)?;
+        File::from(file).write_all(value.as_bytes()).at(Step::Sysctl, name)?;
     }
     Ok(())
+}
+
+/// Opens a file of /proc to write, and only that: what is at /proc must be the root of a procfs, and on the way there is
+/// neither a link nor a mount that could lead to another file (CVE-2025-52881).
+fn proc_file(path: impl AsRef<Path>) -> rustix::io::Result<OwnedFd> {
+    const ROOT_INODE: u64 = 1;
+    let proc = open("/proc", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let is_procfs = rustix::fs::fstatfs(&proc)?.f_type == rustix::fs::PROC_SUPER_MAGIC;
+    if !is_procfs || rustix::fs::fstat(&proc)?.st_ino != ROOT_INODE {
+        return Err(rustix::io::Errno::XDEV);
+    }
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS;
+    openat2(&proc, path.as_ref(), OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty(), resolve)
 }
 
 /// The streams, the mask and the ids, in an order in which each step still has the right to the next.
@@ -183,21 +273,28 @@ pub fn become_process(process: &Process, who: &Resolved, streams: Streams) -> Re
 }
 
 /// Drops what is left to drop and becomes the program.
-pub fn execute(process: &Process, who: &Resolved) -> Result<std::convert::Infallible> {
+pub fn execute(process: &Process, who: &Resolved, last: Last) -> Result<std::convert::Infallible> {
     let env = program::environment(process, who)?;
     let args: Vec<CString> = program::arguments(process)?;
     program::enter_workdir(&process.cwd)?;
     let path = program::find(&args, &env)?;
+    attributes::final_affinity(process)?;
+    last.labels.apply(process)?;
+    let listener = last.listener.as_ref().map(|socket| (socket, last.pid));
     // Without no_new_privs loading a filter takes CAP_SYS_ADMIN: before it is dropped. With it, last of all.
     if !process.no_new_privileges {
-        credentials::seccomp(process)?;
+        credentials::seccomp(process, listener)?;
     }
+    // From here on we have no more rights than the container's processes, which could open our own binary by
+    // /proc/PID/exe and write to it later (CVE-2019-5736): of what is not dumpable they can't. execve lifts that.
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+        .at(Step::Capabilities, "dumpable")?;
     credentials::capabilities(process)?;
     if process.no_new_privileges {
         rustix::thread::set_no_new_privs(true).at(Step::NoNewPrivs, "")?;
-        credentials::seccomp(process)?;
+        credentials::seccomp(process, listener)?;
     }
-    kernel::exec::cloexec_from(3).at(Step::Stdio, "close_range")?;
+    kernel::exec::cloexec_from(last.kept.saturating_add(3)).at(Step::Stdio, "close_range")?;
     kernel::signal::reset();
     let error = kernel::exec::execve(&path, &args, &env);
     Err(program::failed(&path, &error))

@@ -1,9 +1,16 @@
 //! Ids, capabilities, limits, seccomp: what a process may. Every one of these is an error if it fails; only what a host
 //! without CAP_SYS_RESOURCE denies is clamped and said.
 
+use std::{
+    io::IoSlice,
+    mem::MaybeUninit,
+    os::fd::{AsFd, OwnedFd},
+};
+
 use berth_launch::v1::{Process, Rlimit, Step};
 use rustix::{
     io::Errno,
+    net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg},
     process::{Resource, Rlimit as Limit, getrlimit, setrlimit},
     thread::{
         CapabilitySet, CapabilitySets, Gid, Uid, capabilities as get, clear_ambient_capability_set,
@@ -14,6 +21,7 @@ use rustix::{
 
 use super::{
     failure::{At, Result, fail},
+    hooks,
     user::Resolved,
 };
 use crate::kernel;
@@ -40,7 +48,7 @@ pub fn rlimits(limits: &[Rlimit]) -> Result<Vec<String>> {
         };
         let value = |n: u64| (n != u64::MAX).then_some(n);
         let wanted = Limit { current: value(limit.soft), maximum: value(limit.hard) };
-        match setrlimit(resource, wanted.clone()) {
+        match setrlimit(resource, wanted) {
             Ok(()) => {}
             Err(Errno::PERM) => {
                 let hard = getrlimit(resource).maximum;
@@ -131,10 +139,26 @@ pub fn capabilities(process: &Process) -> Result<()> {
     Ok(())
 }
 
-/// Loads the plan's filter, where it has one.
-pub fn seccomp(process: &Process) -> Result<()> {
+/// Loads the plan's filter, where it has one. Its notifications go where the plan wants them: the filter is in force by
+/// then, so one that asks about sendmsg(2) asks nobody and waits for ever.
+pub fn seccomp(process: &Process, listener: Option<(&OwnedFd, i32)>) -> Result<()> {
     if process.seccomp.is_empty() {
         return Ok(());
     }
-    kernel::seccomp::load(&process.seccomp, process.seccomp_flags).at(Step::Seccomp, "filter")
+    let listens = if listener.is_some() { libc::SECCOMP_FILTER_FLAG_NEW_LISTENER as u32 } else { 0 };
+    let notify = kernel::seccomp::load(&process.seccomp, process.seccomp_flags | listens)
+        .at(Step::Seccomp, "filter")?;
+    match (notify, listener, &process.seccomp_listener) {
+        (Some(notify), Some((socket, pid)), Some(plan)) => {
+            let state = hooks::state(&plan.state, pid);
+            let fds = [notify.as_fd()];
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut ancillary = SendAncillaryBuffer::new(&mut space);
+            ancillary.push(SendAncillaryMessage::ScmRights(&fds));
+            sendmsg(socket, &[IoSlice::new(&state)], &mut ancillary, SendFlags::NOSIGNAL)
+                .at(Step::Seccomp, &plan.path)
+                .map(|_| ())
+        }
+        _ => Ok(()),
+    }
 }

@@ -6,17 +6,21 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use berth_launch::v1::{ContainerPlan, Exec, Process, Step};
+use berth_launch::v1::{Cgroup, ContainerPlan, Exec, OutsideExec, Process, Step};
 use rustix::fs::{Mode, OFlags, open};
 
 use super::{
+    attributes::{self, Labels},
     channel::{Channel, Message_},
-    child::{self, Streams},
+    child::{self, Last, Streams},
     credentials, end,
     failure::{At, Result, fail},
-    namespaces, null, prepare, terminal, user,
+    inherited, namespaces, null, prepare, terminal, user,
 };
-use crate::kernel::{self, clone::Side};
+use crate::kernel::{
+    self,
+    clone::{Parent, Side},
+};
 
 /// A process that runs its program.
 #[derive(Debug)]
@@ -33,9 +37,50 @@ pub struct Execed {
 pub fn exec(plan: &ContainerPlan, init: BorrowedFd<'_>, exec: &Exec, fds: Vec<OwnedFd>) -> Result<Execed> {
     let process = inherit(plan, exec)?;
     let streams = if process.tty { None } else { Some(streams(exec, fds)?) };
-    let mut tasks = prepare::cgroup_v1(&plan.cgroup.clone().unwrap_or_default())?;
-    let cgroup = own_cgroup(plan, exec)?;
-    let directory = cgroup.as_deref().map(open_directory).transpose()?;
+    let group = plan.cgroup.clone().unwrap_or_default();
+    let own = own_cgroup(plan, exec)?;
+    let directory = own.as_deref().map(open_directory).transpose()?;
+    let whose = Parent::Us;
+    match start(plan, init, exec, Start { process, group, directory, streams, whose, kept: 0 }) {
+        Ok(execed) => Ok(Execed { cgroup: own, ..execed }),
+        Err(failure) => {
+            if let Some(own) = own {
+                // The failure is the story; an empty group that stays goes with the container's.
+                std::fs::remove_dir(own).ok();
+            }
+            Err(failure)
+        }
+    }
+}
+
+/// The same for an outside keeper: in the group that it names, with our streams, as our parent's child.
+pub fn exec_outside(plan: &OutsideExec, init: BorrowedFd<'_>) -> Result<Execed> {
+    let missing = |what| fail(Step::Plan, what, 0, "the plan has none");
+    let container = plan.plan.as_ref().ok_or_else(|| missing("container"))?;
+    let exec = plan.exec.as_ref().ok_or_else(|| missing("exec"))?;
+    let process = inherit(container, exec)?;
+    let streams = if process.tty { None } else { Some(inherited()?) };
+    let group = plan.cgroup.clone().unwrap_or_default();
+    let directory = prepare::cgroup_v2(&group)?;
+    let kept = plan.outside.as_ref().map_or(0, |outside| outside.preserve_fds);
+    let whose = Parent::Ours;
+    start(container, init, exec, Start { process, group, directory, streams, whose, kept })
+}
+
+/// What one manner of exec has other than the next.
+struct Start {
+    process: Process,
+    /// Its v1 directories are entered; of v2 the open directory says where.
+    group: Cgroup,
+    directory: Option<OwnedFd>,
+    /// None: a terminal of its own.
+    streams: Option<Streams>,
+    whose: Parent,
+    kept: u32,
+}
+
+fn start(plan: &ContainerPlan, init: BorrowedFd<'_>, exec: &Exec, how: Start) -> Result<Execed> {
+    let mut tasks = prepare::cgroup_v1(&how.group)?;
     // Of the joined kinds the PID namespace is for children only; it is taken back after the clone.
     let flags = plan.namespaces.iter().fold(0, |flags, namespace| flags | namespaces::flag(namespace.kind()));
     let own = open("/proc/self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
@@ -44,18 +89,18 @@ pub fn exec(plan: &ContainerPlan, init: BorrowedFd<'_>, exec: &Exec, fds: Vec<Ow
         kernel::clone::setns(init, libc::CLONE_NEWPID).at(Step::NamespaceJoin, "pid")?;
     }
     let (parent, channel) = Channel::pair()?;
-    let cloned = kernel::clone::clone3(0, directory.as_ref().map(AsFd::as_fd));
+    let cloned = kernel::clone::clone3(0, how.directory.as_ref().map(AsFd::as_fd), how.whose);
     let (pid, pidfd) = match cloned {
         Ok(Side::Child) => {
             drop(parent);
-            let Err(failure) = sequence(&process, flags, init, &mut tasks, streams, &channel);
+            let Err(failure) = sequence(how, flags, init, &mut tasks, &channel);
             channel.send_failure(failure);
             kernel::clone::exit_now(1)
         }
         Ok(Side::Parent { pid, pidfd }) => (pid, pidfd),
         Err(error) => return Err(error).at(Step::Clone, &exec.exec_id),
     };
-    drop((channel, streams));
+    drop((channel, how));
     if flags & libc::CLONE_NEWPID != 0 {
         kernel::clone::setns(own.as_fd(), libc::CLONE_NEWPID).at(Step::NamespaceJoin, "pid")?;
     }
@@ -69,30 +114,31 @@ pub fn exec(plan: &ContainerPlan, init: BorrowedFd<'_>, exec: &Exec, fds: Vec<Ow
         Ok(Message_::Closed) => Err(fail(Step::Clone, &exec.exec_id, 0, "it died before it was set up")),
     };
     match outcome {
-        Ok(master) => Ok(Execed { pid, pidfd, master, cgroup }),
+        Ok(master) => Ok(Execed { pid, pidfd, master, cgroup: None }),
         Err(failure) => {
             end(&pidfd);
-            if let Some(cgroup) = cgroup {
-                // The failure is the story; an empty group that stays goes with the container's.
-                std::fs::remove_dir(cgroup).ok();
-            }
             Err(failure)
         }
     }
 }
 
 fn sequence(
-    process: &Process,
+    how: Start,
     namespaces: i32,
     init: BorrowedFd<'_>,
     tasks: &mut [File],
-    streams: Option<Streams>,
     channel: &Channel,
 ) -> Result<std::convert::Infallible> {
+    let Start { process, streams, kept, .. } = how;
+    let process = &process;
+    attributes::first_affinity(process)?;
     child::enter_cgroups(tasks)?;
     if let Some(score) = process.oom_score_adj {
         credentials::oom_score_adj(score)?;
     }
+    let labels = Labels::open(process)?;
+    let listener = prepare::listener(process)?;
+    let pid = if listener.is_some() { child::outer_pid()? } else { 0 };
     let enter = namespaces & !libc::CLONE_NEWPID;
     kernel::clone::setns(init, enter).at(Step::NamespaceJoin, "of init")?;
     kernel::exec::setsid();
@@ -106,14 +152,17 @@ fn sequence(
         }
     };
     let who = user::resolve(&root, process.user.as_ref().unwrap_or(&Default::default()))?;
+    // No directory that we hold is the program's way to anywhere.
+    drop(root);
     let warnings = credentials::rlimits(&process.rlimits)?;
+    attributes::scheduling(process, "berth")?;
     child::become_process(process, &who, streams)?;
     channel.send_ready(&who, warnings, master.as_ref().map(AsFd::as_fd));
     drop(master);
     if !channel.wait_for_gate() {
         kernel::clone::exit_now(0);
     }
-    child::execute(process, &who)
+    child::execute(process, &who, Last { kept, labels, listener, pid })
 }
 
 /// What the request leaves open is as init's.
@@ -123,6 +172,8 @@ fn inherit(plan: &ContainerPlan, exec: &Exec) -> Result<Process> {
         exec.process.clone().ok_or_else(|| fail(Step::Plan, &exec.exec_id, 0, "an exec of nothing"))?;
     process.user = process.user.or_else(|| init.user.clone());
     process.capabilities = process.capabilities.or(init.capabilities);
+    // The shim's own score is not for what it runs.
+    process.oom_score_adj = process.oom_score_adj.or(init.oom_score_adj);
     Ok(process)
 }
 

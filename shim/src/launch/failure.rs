@@ -23,6 +23,14 @@ impl<T> At<T> for rustix::io::Result<T> {
     }
 }
 
+/// A failure's own words, or what its errno says.
+pub fn cause(failure: &Failure) -> String {
+    match failure.detail.as_str() {
+        "" => io::Error::from_raw_os_error(failure.errno).to_string(),
+        detail => detail.to_owned(),
+    }
+}
+
 /// A failure with words of its own.
 pub fn fail(step: Step, object: impl AsRef<Path>, errno: i32, detail: &str) -> Failure {
     Failure {

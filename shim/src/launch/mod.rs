@@ -5,12 +5,14 @@
 //! child:                └ cgroup, namespaces, mounts, pivot, user ─ CREATED ─┘ └ seccomp, capabilities, execve
 //! ```
 
+mod attributes;
 mod channel;
 mod child;
 mod credentials;
 mod diagnose;
 mod exec;
 mod failure;
+mod hooks;
 mod mounts;
 mod namespaces;
 mod prepare;
@@ -18,26 +20,33 @@ mod program;
 mod root;
 pub mod sandbox;
 pub mod terminal;
+mod time;
 mod user;
 
 use std::{
     fs::File,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
-use berth_launch::v1::{ContainerPlan, NamespaceKind, Step, stdio};
+use berth_launch::v1::{ContainerPlan, Hooks, NamespaceKind, Step, stdio};
 use rustix::{
     fs::{Mode, OFlags, open},
     pipe::{PipeFlags, pipe_with},
 };
 
-pub use self::exec::{Execed, exec};
 use self::{
     channel::{Channel, Message_},
     child::Streams,
     failure::{At, Result, fail},
 };
-use crate::kernel::{self, clone::Side};
+pub use self::{
+    exec::{exec, exec_outside},
+    failure::cause,
+};
+use crate::kernel::{
+    self,
+    clone::{Parent, Side},
+};
 
 /// A container at the gate.
 #[derive(Debug)]
@@ -79,15 +88,30 @@ impl Gate {
     }
 }
 
-/// Brings a container's init to the gate: namespaces, cgroup, root, mounts, user. Nothing is left after a failure.
-pub fn create(plan: &ContainerPlan) -> Result<Created> {
+/// Who keeps a container until its end.
+#[derive(Debug)]
+pub enum Keeper {
+    /// This shim: it opens the gate, and its death is init's.
+    Us,
+    /// Our parent, or whom that leaves init to. Init waits at this listening socket for its start.
+    Outside(OwnedFd),
+}
+
+/// Brings a container's init to the gate: namespaces, cgroup, root, mounts, user. Nothing is left after a failure, but
+/// an outside keeper has a dead child to reap.
+pub fn create(plan: &ContainerPlan, keeper: Keeper) -> Result<Created> {
     let prepared = prepare::prepare(plan)?;
+    let whose = match keeper {
+        Keeper::Us => Parent::Us,
+        Keeper::Outside(_) => Parent::Ours,
+    };
     let (ours, theirs) = streams(plan)?;
     let (parent, channel) = Channel::pair()?;
     let flags = plan
         .namespaces
         .iter()
-        .filter(|namespace| namespace.path.is_empty() && namespace.kind() != NamespaceKind::Cgroup)
+        .filter(|namespace| namespace.path.is_empty())
+        .filter(|namespace| !matches!(namespace.kind(), NamespaceKind::Cgroup | NamespaceKind::Time))
         .fold(0, |flags, namespace| flags | namespaces::flag(namespace.kind()) as u64);
     // A joined PID namespace is that of our children from now on: entered for this one clone, then left again.
     let joined = prepared.joins.iter().find(|(_, kind)| *kind == NamespaceKind::Pid);
@@ -95,20 +119,22 @@ pub fn create(plan: &ContainerPlan) -> Result<Created> {
     if let Some((file, _)) = joined {
         kernel::clone::setns(file.as_fd(), libc::CLONE_NEWPID).at(Step::NamespaceJoin, "pid")?;
     }
-    let cloned = kernel::clone::clone3(flags, prepared.cgroup_v2.as_ref().map(AsFd::as_fd));
+    let own_time = time::prepare(plan)?;
+    let cloned = kernel::clone::clone3(flags, prepared.cgroup_v2.as_ref().map(AsFd::as_fd), whose);
     let (pid, pidfd) = match cloned {
         Ok(Side::Child) => {
             drop((parent, ours));
-            child::run(plan, prepared, theirs, channel)
+            child::run(plan, prepared, theirs, channel, keeper)
         }
         Ok(Side::Parent { pid, pidfd }) => (pid, pidfd),
         Err(error) => return Err(error).at(Step::Clone, "init"),
     };
-    drop((channel, theirs, prepared));
+    drop((channel, theirs, prepared, keeper));
     if let Some(own) = own {
         kernel::clone::setns(own.as_fd(), libc::CLONE_NEWPID).at(Step::NamespaceJoin, "pid")?;
     }
-    match parent.receive() {
+    time::back(own_time)?;
+    match runtime_hooks(plan, pid, &parent).and_then(|()| parent.receive()) {
         Ok(Message_::Ready(ready, tty)) => Ok(Created {
             pid,
             start_time: start_time(pid),
@@ -133,6 +159,54 @@ pub fn create(plan: &ContainerPlan) -> Result<Created> {
             })
         }
     }
+}
+
+/// Runs what is to be run on the host while init, in its namespaces, waits for it.
+fn runtime_hooks(plan: &ContainerPlan, pid: i32, child: &Channel) -> Result<()> {
+    let Some(hooks) = plan.hooks.as_ref().filter(|hooks| child::waits_for(hooks)) else { return Ok(()) };
+    match child.receive()? {
+        Message_::Ready(..) => {}
+        Message_::Failure(failure) => return Err(failure),
+        Message_::Closed => return Err(fail(Step::Clone, "init", 0, "it died before it was set up")),
+    }
+    let state = hooks::state(&hooks.creating, pid);
+    hooks::run(&hooks.prestart, &state)?;
+    hooks::run(&hooks.create_runtime, &state)?;
+    child.open_gate()
+}
+
+/// Runs the hooks after a start, or after an end; what goes wrong is only said.
+pub fn late_hooks(hooks: &Hooks, point: Point, pid: i32) {
+    let (list, own) = match point {
+        Point::Started => (&hooks.poststart, &hooks.running),
+        Point::Ended => (&hooks.poststop, &hooks.stopped),
+    };
+    for failure in hooks::run_all(list, &hooks::state(hooks::pieces(hooks, own), pid)) {
+        eprintln!("berth-shim: hook {}: {}", failure.object, cause(&failure));
+    }
+}
+
+/// When a late hook is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Point {
+    Started,
+    Ended,
+}
+
+/// Puts a device program on a v2 cgroup, in place of what it has.
+pub fn attach_device_program(group: &str, program: &[u8]) -> Result<()> {
+    let step = Step::DeviceProgram;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = open(group, flags, Mode::empty()).at(step, group)?;
+    kernel::bpf::set_device_program(directory.as_fd(), program).map_err(|error| {
+        let detail = match error.raw_os_error() {
+            Some(libc::ENOSYS) => "this kernel has no eBPF",
+            Some(libc::EINVAL) => "the kernel refuses the program, or has no CONFIG_CGROUP_BPF",
+            Some(libc::EPERM) => "it needs CAP_BPF and CAP_NET_ADMIN, or a program from above forbids it",
+            _ => "",
+        };
+        fail(step, group, error.raw_os_error().unwrap_or(0), detail)
+    })
 }
 
 /// Kills and reaps a child that is of no use.
@@ -161,8 +235,12 @@ fn streams(plan: &ContainerPlan) -> Result<(Stdio, Option<Streams>)> {
     if plan.process.as_ref().is_some_and(|process| process.tty) {
         return Ok((Stdio::default(), None));
     }
-    let (stdin, our_stdin) = match plan.stdio.unwrap_or_default().stdin() {
-        stdio::Stdin::None => (null()?, None),
+    let mode = plan.stdio.unwrap_or_default().stdin();
+    if mode == stdio::Stdin::Inherit {
+        return Ok((Stdio::default(), Some(inherited()?)));
+    }
+    let (stdin, our_stdin) = match mode {
+        stdio::Stdin::None | stdio::Stdin::Inherit => (null()?, None),
         stdio::Stdin::Open | stdio::Stdin::Once => {
             let (read, write) = pipe()?;
             (read, Some(write))
@@ -171,6 +249,16 @@ fn streams(plan: &ContainerPlan) -> Result<(Stdio, Option<Streams>)> {
     let ((our_stdout, stdout), (our_stderr, stderr)) = (pipe()?, pipe()?);
     let ours = Stdio { stdin: our_stdin, stdout: Some(our_stdout), stderr: Some(our_stderr), tty: None };
     Ok((ours, Some(Streams { stdin, stdout: both_ways(&stdout)?, stderr: both_ways(&stderr)? })))
+}
+
+/// Our own three, for a process whose streams are its caller's.
+fn inherited() -> Result<Streams> {
+    let again = |stream: BorrowedFd<'_>, name| stream.try_clone_to_owned().at(Step::Stdio, name);
+    Ok(Streams {
+        stdin: again(rustix::stdio::stdin(), "standard input")?,
+        stdout: again(rustix::stdio::stdout(), "standard output")?,
+        stderr: again(rustix::stdio::stderr(), "standard error")?,
+    })
 }
 
 fn pipe() -> Result<(OwnedFd, OwnedFd)> {

@@ -12,8 +12,9 @@ use rustix::{
     fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, chownat, mknodat, symlinkat},
     io::Errno,
     mount::{
-        FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
-        fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+        FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+        fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+        unmount,
     },
 };
 
@@ -23,18 +24,47 @@ use super::{
 };
 use crate::kernel;
 
-/// Makes all mounts of a plan; `sources` are the parent's detached trees, by position.
-pub fn all(root: &Root, mounts: &[Mount], sources: &mut [Option<OwnedFd>]) -> Result<()> {
+/// Makes all mounts of a plan; `sources` are the parent's detached trees, by position. `staging` is a directory of the
+/// host's on which something can be mounted for a moment.
+pub fn all(root: &Root, mounts: &[Mount], sources: &mut [Option<OwnedFd>], staging: &Path) -> Result<()> {
     for (mount, source) in mounts.iter().zip(sources) {
-        one(root, mount, source.take())?;
+        one(root, mount, source.take(), staging)?;
     }
     Ok(())
 }
 
-fn one(root: &Root, mount: &Mount, source: Option<OwnedFd>) -> Result<()> {
+/// What lies at a path in a detached tree, as a tree of its own. Before Linux 6.15 only what is mounted can be taken
+/// from (`open_tree(2)`), so it is that for a moment, in this mount namespace and nowhere else.
+fn part_of(tree: &OwnedFd, sub_path: &Path, staging: &Path, destination: &Path) -> Result<OwnedFd> {
+    let how = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    move_mount(tree, "", rustix::fs::CWD, staging, how).at(Step::Mount, destination)?;
+    let part = Root::new(tree.try_clone().at(Step::Mount, destination)?)
+        .open(sub_path, OFlags::PATH)
+        .map_err(|errno| {
+            let detail = format!("{} in the image: {}", sub_path.display(), std::io::Error::from(errno));
+            fail(Step::Mount, destination, errno.raw_os_error(), &detail)
+        })
+        .and_then(|part| {
+            let flags = OpenTreeFlags::OPEN_TREE_CLONE
+                | OpenTreeFlags::OPEN_TREE_CLOEXEC
+                | OpenTreeFlags::AT_EMPTY_PATH;
+            open_tree(&part, "", flags).at(Step::Mount, destination)
+        });
+    unmount(staging, UnmountFlags::DETACH).at(Step::Mount, destination)?;
+    part
+}
+
+fn one(root: &Root, mount: &Mount, source: Option<OwnedFd>, staging: &Path) -> Result<()> {
     let destination = root::path(&mount.destination);
     match (&mount.from, source) {
         (Some(mount::From::Bind(_)), Some(tree)) => bind(root, mount, destination, &tree),
+        (Some(mount::From::Image(image)), Some(tree)) if image.sub_path.is_empty() => {
+            bind(root, mount, destination, &tree)
+        }
+        (Some(mount::From::Image(image)), Some(tree)) => {
+            let part = part_of(&tree, root::path(&image.sub_path), staging, destination)?;
+            bind(root, mount, destination, &part)
+        }
         (Some(mount::From::Filesystem(filesystem)), _) => {
             let target =
                 directory(root, destination, matches!(filesystem.r#type.as_str(), "proc" | "sysfs"))?;
@@ -90,6 +120,10 @@ fn attach(tree: &OwnedFd, target: &OwnedFd, mount: &Mount, destination: &Path) -
             mount.recursive_attributes,
         )
         .at(Step::Mount, destination)?;
+    }
+    if mount.recursive_set | mount.recursive_clear != 0 {
+        let (set, clear) = (mount.recursive_set, mount.recursive_clear);
+        kernel::mount::set_attributes(tree.as_fd(), set, clear, 0, true).at(Step::Mount, destination)?;
     }
     let how = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(tree, "", target, "", how).at(Step::Mount, destination)?;
@@ -204,6 +238,19 @@ pub fn symlinks(root: &Root, links: &[Symlink]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The container's /dev/null, which has to be the null device: what an image has there instead would be shown, writable,
+/// in place of what is masked (CVE-2025-31133).
+pub fn null(root: &Root) -> Result<File> {
+    let path = Path::new("/dev/null");
+    let file = root.open_plain(path, OFlags::PATH).at(Step::Mask, path)?;
+    let stat = rustix::fs::fstat(&file).at(Step::Mask, path)?;
+    let is_device = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
+    match is_device && stat.st_rdev == rustix::fs::makedev(1, 3) {
+        true => Ok(File::from(file)),
+        false => Err(fail(Step::Mask, path, 0, "it is not the null device")),
+    }
 }
 
 /// Hides paths: a directory behind an empty read-only tmpfs, a file behind /dev/null. Absent ones need no hiding.

@@ -7,13 +7,16 @@ use std::{
     path::Path,
 };
 
-use berth_launch::v1::{Bind, Cgroup, ContainerPlan, NamespaceKind, Overlay, Rootfs, Step, mount, rootfs};
+use berth_launch::v1::{
+    Bind, Cgroup, ContainerPlan, NamespaceKind, Overlay, Process, Rootfs, Step, mount, rootfs,
+};
 use rustix::{
     fs::{CWD, Mode, OFlags, open},
     mount::{
         FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_flag,
         fsconfig_set_string, fsmount, fsopen, open_tree,
     },
+    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with},
 };
 
 use super::{
@@ -31,6 +34,8 @@ pub struct Prepared {
     /// The `tasks` files of the v1 hierarchies: a 0 written there moves the writer, 50 times cheaper than a foreign pid.
     pub cgroup_v1: Vec<File>,
     pub joins: Vec<(OwnedFd, NamespaceKind)>,
+    /// Connected to whoever wants seccomp's notifications.
+    pub listener: Option<OwnedFd>,
 }
 
 /// Opens everything that a plan names on the host.
@@ -41,17 +46,45 @@ pub fn prepare(plan: &ContainerPlan) -> Result<Prepared> {
         sources.push(match &mount.from {
             Some(mount::From::Bind(bind)) => Some(bind_source(bind)?),
             Some(mount::From::Filesystem(_)) => None,
+            Some(mount::From::Image(image)) => {
+                let overlay = image.overlay.as_ref();
+                let at = root::path(&mount.destination);
+                let overlay = overlay.ok_or_else(|| fail(Step::Plan, at, 0, "an image without layers"))?;
+                // Under the mount's own name: which of the layers it was says less.
+                Some(overlay_mount(overlay).map_err(|failure| about(failure, at))?)
+            }
             None => return Err(fail(Step::Plan, root::path(&mount.destination), 0, "a mount from nothing")),
         });
     }
     let cgroup = plan.cgroup.clone().unwrap_or_default();
+    if !cgroup.device_program.is_empty() {
+        super::attach_device_program(&cgroup.v2, &cgroup.device_program)?;
+    }
+    let mut groups = cgroup_v1(&cgroup)?;
+    if !plan.resctrl.is_empty() {
+        // Entered as a v1 group is: a 0 in `tasks` is the writer.
+        let tasks = Path::new(&plan.resctrl).join("tasks");
+        groups.push(File::options().write(true).open(&tasks).at(Step::Resctrl, &tasks)?);
+    }
     Ok(Prepared {
         root: rootfs_mount(rootfs)?,
         sources,
         cgroup_v2: cgroup_v2(&cgroup)?,
-        cgroup_v1: cgroup_v1(&cgroup)?,
+        cgroup_v1: groups,
+        listener: plan.process.as_ref().map(listener).transpose()?.flatten(),
         joins: joins(plan)?,
     })
+}
+
+/// Connects to where a process's seccomp notifications are wanted.
+pub fn listener(process: &Process) -> Result<Option<OwnedFd>> {
+    let Some(plan) = &process.seccomp_listener else { return Ok(None) };
+    let flags = SocketFlags::CLOEXEC;
+    let connected = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).and_then(|socket| {
+        rustix::net::connect(&socket, &SocketAddrUnix::new(plan.path.as_str())?)?;
+        Ok(socket)
+    });
+    connected.at(Step::Seccomp, &plan.path).map(Some)
 }
 
 /// Opens a cgroup's directory for CLONE_INTO_CGROUP.
@@ -149,9 +182,21 @@ fn overlay_mount(overlay: &Overlay) -> Result<OwnedFd> {
             fsconfig_set_flag(context.as_fd(), "volatile").at(Step::Overlay, "volatile")?;
         }
     }
+    if !overlay.label.is_empty() {
+        set("context", &overlay.label).at(Step::Overlay, &overlay.label)?;
+    }
     fsconfig_create(context.as_fd()).at(Step::Overlay, &object).map_err(|e| explained(&context, e))?;
     fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
         .at(Step::Overlay, &object)
+}
+
+/// A failure of a part, told of the whole.
+fn about(failure: berth_launch::v1::Failure, path: &Path) -> berth_launch::v1::Failure {
+    let detail = match failure.detail.is_empty() {
+        true => failure.object,
+        false => format!("{}: {}", failure.object, failure.detail),
+    };
+    berth_launch::v1::Failure { object: path.display().to_string(), detail, ..failure }
 }
 
 /// Adds what the file system said of the failure: messages are read from its context fd, `fsopen(2)`.

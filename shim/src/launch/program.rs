@@ -59,7 +59,12 @@ pub fn make_workdir(root: &Root, cwd: &[u8]) -> Result<()> {
 
 pub fn enter_workdir(cwd: &[u8]) -> Result<()> {
     let path = if cwd.is_empty() { Path::new("/") } else { root::path(cwd) };
-    rustix::process::chdir(path).map_err(|errno| workdir_failure(path, errno.raw_os_error()))
+    rustix::process::chdir(path).map_err(|errno| workdir_failure(path, errno.raw_os_error()))?;
+    // A directory that a descriptor of ours holds open, reached through /proc/self/fd, may lie outside (CVE-2024-21626).
+    match rustix::process::getcwd(Vec::new()) {
+        Ok(name) if name.to_bytes().starts_with(b"/") => Ok(()),
+        _ => Err(fail(Step::Workdir, path, 0, "the working directory is outside of the container")),
+    }
 }
 
 fn workdir_failure(path: &Path, errno: i32) -> Failure {

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use berth_launch::v1::{Link, NamespaceKind, Ready, SandboxPlan, Step};
+use berth_launch::v1::{Failure, Link, NamespaceKind, Ready, SandboxPlan, Step};
 use rustix::{
     fs::{Mode, OFlags, open},
     mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount},
@@ -19,7 +19,11 @@ use super::{
     namespaces, prepare, start_time,
     user::Resolved,
 };
-use crate::kernel::{self, clone::Side, netlink::Route};
+use crate::kernel::{
+    self,
+    clone::{Parent, Side},
+    netlink::Route,
+};
 
 /// Makes and pins a pod's namespaces, its link and its /dev/shm. After a failure nothing is left.
 pub fn create(plan: &SandboxPlan) -> Result<Ready> {
@@ -47,7 +51,9 @@ fn build(plan: &SandboxPlan, made: &mut Undo) -> Result<Ready> {
     let mut tasks = if plan.shared_pid { prepare::cgroup_v1(&cgroup)? } else { Vec::new() };
     let (parent, channel) = Channel::pair()?;
     let flags = kinds.iter().fold(0, |flags, kind| flags | namespaces::flag(*kind) as u64);
-    match kernel::clone::clone3(flags, group.as_ref().map(AsFd::as_fd)).at(Step::Clone, "sandbox")? {
+    match kernel::clone::clone3(flags, group.as_ref().map(AsFd::as_fd), Parent::Us)
+        .at(Step::Clone, "sandbox")?
+    {
         Side::Child => {
             drop(parent);
             inside(plan, &mut tasks, &channel)
@@ -77,8 +83,13 @@ fn outside(
 ) -> Result<Ready> {
     if let Some(link) = &plan.link {
         let path = format!("/proc/{pid}/ns/net");
-        let namespace = open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).at(Step::Link, &path)?;
-        host_end(link, &namespace)?;
+        let linked = open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .at(Step::Link, &path)
+            .and_then(|namespace| host_end(link, &namespace));
+        if let Err(failure) = linked {
+            // A child that died before its gate has said why: then that is the failure to tell.
+            return Err(if Path::new(&path).exists() { failure } else { last_word(child) });
+        }
     }
     child.open_gate()?;
     let ready = match child.receive()? {
@@ -96,6 +107,16 @@ fn outside(
         made.0.push(pin);
     }
     Ok(ready)
+}
+
+/// What a dead child said.
+fn last_word(child: &Channel) -> Failure {
+    match child.receive() {
+        Ok(Message_::Failure(failure)) | Err(failure) => failure,
+        Ok(Message_::Ready(..) | Message_::Closed) => {
+            fail(Step::Clone, "sandbox", 0, "it died before it was set up")
+        }
+    }
 }
 
 fn host_end(link: &Link, namespace: &OwnedFd) -> Result<()> {

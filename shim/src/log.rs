@@ -1,0 +1,307 @@
+//! The container's log: what comes out of its pipes, as lines of the CRI format.
+//!
+//! ```text
+//! 2026-11-24T01:02:03.000000004Z stdout F a whole line
+//! 2026-11-24T01:02:03.000000005Z stdout P the first 16 KiB of a long one
+//! ```
+//! Lines that can't be written are counted, and a line that says how many bytes are missing follows as soon as one can.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use berth_launch::v1;
+
+use crate::clock;
+
+/// The longest content of one record, bytes; what the kubelet's reader and the peers use.
+pub const RECORD_BYTES: usize = 16 * 1024;
+/// So much is written at once.
+const BATCH_BYTES: usize = 8 * 1024;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    Stdout,
+    Stderr,
+}
+
+/// One stream's incomplete line.
+#[derive(Debug)]
+pub struct Framer {
+    source: Source,
+    pending: Vec<u8>,
+}
+
+impl Framer {
+    pub fn new(source: Source) -> Self {
+        Self { source, pending: Vec::new() }
+    }
+
+    /// Takes bytes, gives complete records.
+    pub fn feed(&mut self, mut bytes: &[u8], at: i64, log: &mut Log) {
+        while let Some(newline) = bytes.iter().position(|byte| *byte == b'\n') {
+            let (line, rest) = bytes.split_at(newline);
+            bytes = &rest[1..];
+            self.overlong(line, at, log);
+            log.record(self.source, b'F', &self.pending, at);
+            self.pending.clear();
+        }
+        self.overlong(bytes, at, log);
+        if self.pending.capacity() > 2048 && self.pending.is_empty() {
+            self.pending = Vec::new();
+        }
+    }
+
+    /// The stream has ended: what has no newline is a partial line, and stays one.
+    pub fn finish(&mut self, at: i64, log: &mut Log) {
+        if !self.pending.is_empty() {
+            log.record(self.source, b'P', &self.pending, at);
+            self.pending = Vec::new();
+        }
+    }
+
+    /// Appends, and gives away each full 16 KiB that something still follows.
+    fn overlong(&mut self, mut bytes: &[u8], at: i64, log: &mut Log) {
+        while self.pending.len() + bytes.len() > RECORD_BYTES {
+            let (head, rest) = bytes.split_at(RECORD_BYTES - self.pending.len());
+            self.pending.extend_from_slice(head);
+            bytes = rest;
+            log.record(self.source, b'P', &self.pending, at);
+            self.pending.clear();
+        }
+        self.pending.extend_from_slice(bytes);
+    }
+}
+
+/// The log file.
+#[derive(Debug)]
+pub struct Log {
+    path: PathBuf,
+    max_bytes: u64,
+    max_files: u32,
+    file: Option<File>,
+    written: u64,
+    batch: Vec<u8>,
+    /// Bytes of records that could not be written, and since when.
+    lost: u64,
+    lost_in_all: u64,
+}
+
+impl Log {
+    /// Opens the plan's log, to append; none where the plan has none.
+    pub fn open(log: &v1::Log) -> io::Result<Self> {
+        let path = PathBuf::from(&log.path);
+        let (file, written) = match log.path.is_empty() {
+            true => (None, 0),
+            false => {
+                let file = open(&path, OpenOptions::new().create(true))?;
+                let length = file.metadata()?.len();
+                (Some(file), length)
+            }
+        };
+        Ok(Self {
+            path,
+            max_bytes: log.max_bytes,
+            max_files: log.max_files,
+            file,
+            written,
+            batch: Vec::new(),
+            lost: 0,
+            lost_in_all: 0,
+        })
+    }
+
+    /// Opens the path anew after somebody renamed the file. On an error nothing has changed and no file was made.
+    pub fn reopen(&mut self) -> io::Result<()> {
+        if self.path.as_os_str().is_empty() {
+            return Ok(());
+        }
+        self.flush();
+        // A missing directory fails before anything is made.
+        let file = open(&self.path, OpenOptions::new().create(true))?;
+        self.written = file.metadata()?.len();
+        self.file = Some(file);
+        Ok(())
+    }
+
+    /// Bytes of output that are in no log.
+    pub fn lost_bytes(&self) -> u64 {
+        self.lost_in_all
+    }
+
+    fn record(&mut self, source: Source, tag: u8, content: &[u8], at: i64) {
+        if self.file.is_none() {
+            return;
+        }
+        let name: &[u8] = match source {
+            Source::Stdout => b" stdout ",
+            Source::Stderr => b" stderr ",
+        };
+        let length = 30 + name.len() + 2 + content.len() + 1;
+        if !self.batch.is_empty() && self.batch.len() + length > BATCH_BYTES {
+            self.flush();
+        }
+        self.rotate_before(length as u64);
+        clock::rfc3339(at, &mut self.batch);
+        self.batch.extend_from_slice(name);
+        self.batch.extend_from_slice(&[tag, b' ']);
+        self.batch.extend_from_slice(content);
+        self.batch.push(b'\n');
+    }
+
+    /// Writes what is collected.
+    pub fn flush(&mut self) {
+        let Some(file) = &mut self.file else { return };
+        if self.batch.is_empty() {
+            return;
+        }
+        if self.lost > 0 {
+            let mut note = Vec::new();
+            clock::rfc3339(clock::now(), &mut note);
+            note.extend_from_slice(format!(" stderr F berth: {} bytes of log lost\n", self.lost).as_bytes());
+            if file.write_all(&note).is_ok() {
+                self.written += note.len() as u64;
+                self.lost = 0;
+            }
+        }
+        match file.write_all(&self.batch) {
+            Ok(()) => self.written += self.batch.len() as u64,
+            Err(error) => {
+                if self.lost == 0 {
+                    eprintln!("berth-shim: write log {}: {error}", self.path.display());
+                }
+                self.lost += self.batch.len() as u64;
+                self.lost_in_all += self.batch.len() as u64;
+            }
+        }
+        self.batch.clear();
+        if self.batch.capacity() > 2 * BATCH_BYTES {
+            self.batch = Vec::new();
+        }
+    }
+
+    /// Own rotation: `log` -> `log.1` -> … -> `log.N`, the last is dropped.
+    fn rotate_before(&mut self, length: u64) {
+        let full = self.written + self.batch.len() as u64 + length > self.max_bytes;
+        if self.max_bytes == 0 || !full || self.written + self.batch.len() as u64 == 0 {
+            return;
+        }
+        self.flush();
+        let numbered = |n: u32| match n {
+            0 => self.path.clone(),
+            n => PathBuf::from(format!("{}.{n}", self.path.display())),
+        };
+        for n in (0..self.max_files.max(1)).rev() {
+            let rotated = match n + 1 < self.max_files {
+                true => std::fs::rename(numbered(n), numbered(n + 1)),
+                false => std::fs::remove_file(numbered(n)),
+            };
+            if let Err(error) = rotated
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                eprintln!("berth-shim: rotate log {}: {error}", numbered(n).display());
+            }
+        }
+        if let Err(error) = self.reopen() {
+            // We go on in the renamed file: longer than asked for is better than lost.
+            eprintln!("berth-shim: open log {}: {error}", self.path.display());
+        }
+    }
+}
+
+fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    options.append(true).mode(0o640).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log(directory: &Path, max_bytes: u64, max_files: u32) -> Log {
+        let path = directory.join("log").to_str().unwrap().to_owned();
+        Log::open(&v1::Log { path, max_bytes, max_files, format: 0 }).unwrap()
+    }
+
+    fn written(directory: &Path, name: &str) -> String {
+        std::fs::read_to_string(directory.join(name)).unwrap()
+    }
+
+    #[test]
+    fn lines_are_whole_wherever_the_pipe_cuts_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = log(dir.path(), 0, 0);
+        let mut framer = Framer::new(Source::Stdout);
+        for piece in ["a", "b\nc", "\n\nd"] {
+            framer.feed(piece.as_bytes(), 0, &mut log);
+        }
+        framer.finish(0, &mut log);
+        log.flush();
+        let stamp = "1970-01-01T00:00:00.000000000Z stdout";
+        let expected = format!("{stamp} F ab\n{stamp} F c\n{stamp} F \n{stamp} P d\n");
+        assert_eq!(written(dir.path(), "log"), expected);
+    }
+
+    #[test]
+    fn a_long_line_is_cut_into_partial_records_of_16_kib() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = log(dir.path(), 0, 0);
+        let mut framer = Framer::new(Source::Stderr);
+        let long = vec![b'x'; 2 * RECORD_BYTES];
+        framer.feed(&long, 0, &mut log);
+        framer.feed(b"\n", 0, &mut log);
+        framer.feed(&[&long[..RECORD_BYTES + 1], b"\n"].concat(), 0, &mut log);
+        log.flush();
+        let text = written(dir.path(), "log");
+        let shape: Vec<_> =
+            text.lines().map(|line| (line.split(' ').nth(2).unwrap(), line.len() - 40)).collect();
+        let full = RECORD_BYTES - 1 + 1;
+        assert_eq!(shape, [("P", full), ("F", full), ("P", full), ("F", 1)]);
+    }
+
+    #[test]
+    fn rotation_keeps_so_many_files_and_loses_no_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = log(dir.path(), 200, 3);
+        let mut framer = Framer::new(Source::Stdout);
+        for n in 0..12 {
+            framer.feed(format!("line {n:04}\n").as_bytes(), 0, &mut log);
+        }
+        log.flush();
+        let all = ["log.2", "log.1", "log"].map(|name| written(dir.path(), name)).concat();
+        let numbers: Vec<_> = all.lines().map(|line| line.rsplit(' ').next().unwrap()).collect();
+        let expected: Vec<_> = (0..12).map(|n| format!("{n:04}")).collect();
+        assert_eq!(numbers, expected);
+        assert!(written(dir.path(), "log").len() <= 200);
+        for n in 12..40 {
+            framer.feed(format!("line {n:04}\n").as_bytes(), 0, &mut log);
+        }
+        log.flush();
+        assert!(!dir.path().join("log.3").exists());
+    }
+
+    #[test]
+    fn reopening_in_a_directory_that_is_gone_keeps_the_old_file_and_makes_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let logs = dir.path().join("logs");
+        std::fs::create_dir(&logs).unwrap();
+        let mut log = log(&logs, 0, 0);
+        std::fs::rename(&logs, dir.path().join("moved")).unwrap();
+        assert!(log.reopen().is_err());
+        assert!(!logs.exists());
+        Framer::new(Source::Stdout).feed(b"still here\n", 0, &mut log);
+        log.flush();
+        assert!(written(&dir.path().join("moved"), "log").contains("still here"));
+    }
+
+    #[test]
+    fn what_a_full_disk_swallows_is_counted() {
+        let full = v1::Log { path: "/dev/full".into(), ..v1::Log::default() };
+        let mut log = Log::open(&full).unwrap();
+        Framer::new(Source::Stdout).feed(b"0123456789\n", 0, &mut log);
+        log.flush();
+        assert_eq!(log.lost_bytes(), 30 + 8 + 2 + 10 + 1);
+    }
+}

@@ -1,0 +1,128 @@
+//! The processes under supervision: a run of the container's init, an exec, and how they end.
+
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    path::PathBuf,
+    time::Duration,
+};
+
+use berth_launch::v1::{ContainerPlan, Failure, Process, Step};
+use prost::Message;
+use rustix::process::{Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_send_signal, waitid};
+
+use crate::{
+    clock, group, kernel,
+    launch::{self, Created, Gate},
+    streams::Streams,
+};
+
+/// One run of the container's init.
+#[derive(Debug)]
+pub struct Run {
+    pub pid: i32,
+    pub pidfd: OwnedFd,
+    pub start_time: u64,
+    /// Unix nanoseconds; 0: not yet.
+    pub started_at: i64,
+    pub began: Duration,
+    pub oom_kills_before: u64,
+}
+
+#[derive(Debug)]
+pub struct ExecRun {
+    pub id: String,
+    pub pidfd: OwnedFd,
+    pub master: Option<OwnedFd>,
+    pub cgroup: Option<PathBuf>,
+    pub deadline: Option<Duration>,
+    pub timed_out: bool,
+    /// Reaped and told; leaves the list at the end of the round.
+    pub ended: bool,
+}
+
+impl ExecRun {
+    /// KILL ends its whole tree; any other signal is its own.
+    pub fn kill(&self, signal: Signal) {
+        let whole = signal == Signal::KILL
+            && self.cgroup.as_ref().is_some_and(|cgroup| group::kill_directory(cgroup).is_ok());
+        if !whole {
+            // Ended in between is as good.
+            pidfd_send_signal(&self.pidfd, signal).ok();
+        }
+    }
+}
+
+/// The plan without what only a launch needs: that is in the memfd on standard input for the next one. Decoded anew, so
+/// that what stays lies together and not between the pages that the launch has used.
+pub fn slim(plan: ContainerPlan) -> rustix::io::Result<ContainerPlan> {
+    let process = plan.process.map(|process| Process {
+        user: process.user,
+        capabilities: process.capabilities,
+        oom_score_adj: process.oom_score_adj,
+        ..Process::default()
+    });
+    let bytes = ContainerPlan {
+        process,
+        rootfs: None,
+        mounts: Vec::new(),
+        devices: Vec::new(),
+        symlinks: Vec::new(),
+        masked_paths: Vec::new(),
+        readonly_paths: Vec::new(),
+        sysctls: Vec::new(),
+        ..plan
+    }
+    .encode_to_vec();
+    kernel::memory::give_back();
+    // What was encoded a moment ago can be decoded.
+    ContainerPlan::decode(bytes.as_slice()).map_err(|_| rustix::io::Errno::INVAL)
+}
+
+/// A created container's parts in their places.
+pub fn taken(
+    plan: &ContainerPlan,
+    streams: &mut Streams,
+    created: Created,
+) -> rustix::io::Result<(Run, Gate)> {
+    if let Err(errno) = streams.connect(created.stdio) {
+        launch::end(&created.pidfd);
+        return Err(errno);
+    }
+    let run = Run {
+        pid: created.pid,
+        pidfd: created.pidfd,
+        start_time: created.start_time,
+        started_at: 0,
+        began: clock::monotonic(),
+        oom_kills_before: plan.cgroup.as_ref().map_or(0, group::oom_kills),
+    };
+    Ok((run, created.gate))
+}
+
+/// What a shell would say of a program that could not be run.
+pub fn exit_code(failure: &Failure) -> i32 {
+    match (failure.step(), failure.errno) {
+        (Step::Exec, libc::ENOENT) => 127,
+        (Step::Exec, _) => 126,
+        _ => 128,
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    pub code: i32,
+    pub signal: u32,
+}
+
+pub fn reap(pidfd: &OwnedFd) -> Option<Ended> {
+    let how = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+    waitid(WaitId::PidFd(pidfd.as_fd()), how).ok().flatten().map(|status| ended(&status))
+}
+
+fn ended(status: &WaitIdStatus) -> Ended {
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => Ended { code, signal: 0 },
+        (None, Some(signal)) => Ended { code: 128 + signal, signal: signal.unsigned_abs() },
+        (None, None) => Ended { code: 255, signal: 0 },
+    }
+}

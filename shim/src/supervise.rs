@@ -1,0 +1,449 @@
+//! One container's life after its birth: one thread, one poll loop, nothing in it blocks for long.
+//!
+//! ```text
+//! Created ──Start──> Running ──init ends──> Ending ──output drained, cgroup empty──> decide ─┬─> Over, leave
+//!    └──Stop, Shutdown──────────────────────^  ^──────────── starts again <── Backoff <──────┘
+//! ```
+
+use std::{os::fd::OwnedFd, path::PathBuf, time::Duration};
+
+use berth_launch::v1::{ContainerPlan, Event, ExecExited, Exit, Failure, NamespaceKind, event};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Signal, pidfd_send_signal},
+};
+
+use crate::{
+    attach::Sink,
+    clock, group, kernel,
+    launch::{self, Created, Gate},
+    log::Source,
+    record,
+    restart::{self, Decision, History},
+    run::{ExecRun, Run, exit_code, reap, slim, taken},
+    server::{self, Client, Incoming},
+    streams::Streams,
+};
+
+/// Output that a process of another namespace holds open is not waited for longer.
+const DRAIN: Duration = Duration::from_secs(2);
+/// Processes that don't die of SIGKILL are not waited for longer.
+const EMPTY: Duration = Duration::from_secs(10);
+/// The last words to clients and to those attached.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+#[derive(Debug)]
+pub struct Supervisor {
+    pub(crate) plan: ContainerPlan,
+    listener: OwnedFd,
+    pub(crate) clients: Vec<Client>,
+    pub(crate) streams: Streams,
+    pub(crate) stage: Stage,
+    pub(crate) execs: Vec<ExecRun>,
+    /// Cgroups of ended execs in which something still runs.
+    litter: Vec<PathBuf>,
+    history: History,
+    pub(crate) restarts: u32,
+    pub(crate) last_exit: Option<Exit>,
+    /// Somebody asked for the end: nothing is restarted.
+    pub(crate) stopping: bool,
+    pub(crate) kill_at: Option<Duration>,
+    pub(crate) boot_id: String,
+    /// Socket and live record are gone.
+    pub(crate) nameless: bool,
+    /// A call was answered, for which memory was needed.
+    served: bool,
+}
+
+#[derive(Debug)]
+pub(crate) enum Stage {
+    Created {
+        run: Run,
+        gate: Gate,
+    },
+    Running {
+        run: Run,
+    },
+    /// Init has ended; its output and the rest of its cgroup may not have.
+    Ending {
+        exit: Exit,
+        ran_for: Duration,
+        since: Duration,
+        look_again: Duration,
+    },
+    Backoff {
+        until: Duration,
+        next_start_at: i64,
+    },
+    Over {
+        exit: Exit,
+        recorded: bool,
+        leave_by: Duration,
+    },
+}
+
+/// What poll(2) woke us for.
+#[derive(Debug, Clone, Copy)]
+enum Wake {
+    Listener,
+    Client(usize),
+    Output(Source),
+    Input,
+    Sinks,
+    Init,
+    Exec(usize),
+}
+
+impl Supervisor {
+    pub fn new(
+        plan: ContainerPlan,
+        listener: OwnedFd,
+        mut streams: Streams,
+        created: Created,
+    ) -> rustix::io::Result<Self> {
+        let (run, gate) = taken(&plan, &mut streams, created)?;
+        let plan = slim(plan)?;
+        Ok(Self {
+            restarts: u32::try_from(plan.started_runs).unwrap_or(u32::MAX),
+            plan,
+            listener,
+            clients: Vec::new(),
+            streams,
+            stage: Stage::Created { run, gate },
+            execs: Vec::new(),
+            litter: Vec::new(),
+            history: History::default(),
+            last_exit: None,
+            stopping: false,
+            kill_at: None,
+            boot_id: record::boot_id(),
+            nameless: false,
+            served: true,
+        })
+    }
+
+    /// Lives until the container has ended for good and all is told.
+    pub fn run(mut self) {
+        self.record_live();
+        loop {
+            let ready = self.wait();
+            for wake in ready {
+                self.wake(wake);
+            }
+            self.keep_time();
+            self.look();
+            self.clients.retain_mut(Client::flush);
+            if std::mem::take(&mut self.served) {
+                kernel::memory::give_back();
+            }
+            if self.may_leave() {
+                break;
+            }
+        }
+        self.let_go_of_name();
+    }
+
+    fn wait(&self) -> Vec<Wake> {
+        let mut fds = vec![(Wake::Listener, PollFd::new(&self.listener, PollFlags::IN))];
+        for (n, client) in self.clients.iter().enumerate() {
+            let flags = if client.has_queue() { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
+            fds.push((Wake::Client(n), PollFd::new(&client.socket, flags)));
+        }
+        let outputs = [
+            (Source::Stdout, self.streams.stdout.fd.as_ref().or(self.streams.tty.as_ref())),
+            (Source::Stderr, self.streams.stderr.fd.as_ref()),
+        ];
+        for (source, fd) in outputs {
+            if let Some(fd) = fd.filter(|_| self.streams.may_read(source)) {
+                fds.push((Wake::Output(source), PollFd::new(fd, PollFlags::IN)));
+            }
+        }
+        for sink in self.streams.sinks() {
+            let flags = if sink.is_waiting() { PollFlags::OUT } else { PollFlags::empty() };
+            fds.push((Wake::Sinks, PollFd::new(&sink.fd, flags)));
+        }
+        if self.streams.input_waits() {
+            let to = self.streams.stdin.as_ref().or(self.streams.tty.as_ref());
+            fds.extend(to.map(|fd| (Wake::Input, PollFd::new(fd, PollFlags::OUT))));
+        } else {
+            let inputs = &self.streams.inputs;
+            fds.extend(inputs.iter().map(|from| (Wake::Input, PollFd::new(&from.fd, PollFlags::IN))));
+        }
+        if let Stage::Created { run, .. } | Stage::Running { run } = &self.stage {
+            fds.push((Wake::Init, PollFd::new(&run.pidfd, PollFlags::IN)));
+        }
+        for (n, exec) in self.execs.iter().enumerate() {
+            fds.push((Wake::Exec(n), PollFd::new(&exec.pidfd, PollFlags::IN)));
+        }
+        let (wakes, mut fds): (Vec<_>, Vec<_>) = fds.into_iter().unzip();
+        let timeout = self.next_deadline().map(|at| {
+            let left = at.saturating_sub(clock::monotonic());
+            Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() }
+        });
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(0) | Err(_) => Vec::new(),
+            Ok(_) => {
+                let ready = fds.iter().map(|fd| !fd.revents().is_empty());
+                wakes.into_iter().zip(ready).filter(|(_, ready)| *ready).map(|(wake, _)| wake).collect()
+            }
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Duration> {
+        let stage = match &self.stage {
+            Stage::Created { .. } | Stage::Running { .. } => None,
+            Stage::Ending { look_again, .. } => Some(*look_again),
+            Stage::Backoff { until, .. } => Some(*until),
+            Stage::Over { leave_by, .. } => Some(*leave_by),
+        };
+        let sinks = self.streams.sinks().filter(|sink| sink.is_waiting()).map(Sink::gives_up_at);
+        let execs = self.execs.iter().filter_map(|exec| exec.deadline);
+        stage.into_iter().chain(self.kill_at).chain(sinks).chain(execs).min()
+    }
+
+    fn wake(&mut self, wake: Wake) {
+        match wake {
+            Wake::Listener => self.clients.extend(server::accept(&self.listener)),
+            Wake::Client(n) => {
+                self.serve(n);
+                self.served = true;
+            }
+            Wake::Output(source) => {
+                self.streams.pump(source);
+            }
+            Wake::Input => self.streams.take_input(),
+            Wake::Sinks => self.streams.flush_sinks(),
+            Wake::Init => self.init_ended(),
+            Wake::Exec(n) => self.exec_ended(n),
+        }
+    }
+
+    fn serve(&mut self, n: usize) {
+        loop {
+            let incoming = match self.clients.get_mut(n) {
+                Some(client) => client.receive(),
+                None => return,
+            };
+            match incoming {
+                Incoming::Nothing => return,
+                Incoming::Gone => {
+                    // Not removed here: the indices of this round's other clients hold until its end.
+                    self.clients[n].gone = true;
+                    return;
+                }
+                Incoming::Request(request, fds) => {
+                    let hello = matches!(request.call, Some(berth_launch::v1::request::Call::Hello(_)));
+                    let (reply, fd) = self.answer(*request, fds);
+                    let client = &mut self.clients[n];
+                    client.events |= hello;
+                    client.gone |= !client.reply(reply, fd);
+                }
+            }
+        }
+    }
+
+    /// What is due by the clock.
+    fn keep_time(&mut self) {
+        let now = clock::monotonic();
+        self.clients.retain(|client| !client.gone);
+        if self.streams.sinks().any(|sink| sink.is_waiting() && sink.gives_up_at() <= now) {
+            self.streams.flush_sinks();
+        }
+        if self.kill_at.is_some_and(|at| at <= now) {
+            self.kill_at = None;
+            self.kill_all();
+        }
+        for exec in self.execs.iter_mut().filter(|exec| exec.deadline.is_some_and(|at| at <= now)) {
+            exec.deadline = None;
+            exec.timed_out = true;
+            exec.kill(Signal::KILL);
+        }
+        if let Stage::Backoff { until, .. } = self.stage
+            && until <= now
+        {
+            self.start_again();
+        }
+    }
+
+    /// Kills every process of the container.
+    pub(crate) fn kill_all(&mut self) {
+        if let Stage::Created { run, .. } | Stage::Running { run } = &self.stage {
+            // Ended in between is as good.
+            pidfd_send_signal(&run.pidfd, Signal::KILL).ok();
+        }
+        if let Some(cgroup) = &self.plan.cgroup {
+            group::kill(cgroup);
+        }
+    }
+
+    fn init_ended(&mut self) {
+        let (Stage::Created { run, .. } | Stage::Running { run }) = &self.stage else { return };
+        let Some(ended) = reap(&run.pidfd) else { return };
+        let kills = self.plan.cgroup.as_ref().map_or(0, group::oom_kills);
+        let exit = Exit {
+            version: berth_launch::VERSION,
+            id: self.plan.id.clone(),
+            pid: run.pid,
+            started_at: run.started_at,
+            finished_at: clock::now(),
+            exit_code: ended.code,
+            signal: ended.signal,
+            oom_killed: kills > run.oom_kills_before && ended.code != 0,
+            restarts: self.restarts,
+            message: String::new(),
+            lost_log_bytes: self.streams.log.lost_bytes(),
+        };
+        let ran_for = clock::monotonic().saturating_sub(run.began);
+        self.end(exit, ran_for);
+    }
+
+    /// Init is gone. With a PID namespace of its own the kernel has killed the rest; else we do.
+    pub(crate) fn end(&mut self, exit: Exit, ran_for: Duration) {
+        let own = |namespace: &berth_launch::v1::Namespace| {
+            namespace.kind() == NamespaceKind::Pid && namespace.path.is_empty()
+        };
+        if !self.plan.namespaces.iter().any(own)
+            && let Some(cgroup) = &self.plan.cgroup
+        {
+            group::kill(cgroup);
+        }
+        let now = clock::monotonic();
+        self.kill_at = None;
+        self.stage = Stage::Ending { exit, ran_for, since: now, look_again: now };
+    }
+
+    /// Moves on where what was waited for has come about.
+    fn look(&mut self) {
+        let now = clock::monotonic();
+        let Stage::Ending { since, look_again, .. } = &mut self.stage else { return };
+        let waited = now.saturating_sub(*since);
+        if !self.streams.ended() && waited >= DRAIN {
+            self.streams.close();
+        }
+        let empty = self.plan.cgroup.as_ref().is_none_or(group::is_empty);
+        let done = self.streams.ended() && self.execs.is_empty() && empty;
+        if !done && waited < EMPTY {
+            // Nothing tells of an emptied v1 group: look again soon, less and less often.
+            *look_again = now + (waited / 4).clamp(Duration::from_micros(500), Duration::from_millis(50));
+            return;
+        }
+        self.streams.close();
+        let over = Stage::Over { exit: Exit::default(), recorded: true, leave_by: now };
+        if let Stage::Ending { mut exit, ran_for, .. } = std::mem::replace(&mut self.stage, over) {
+            exit.lost_log_bytes = self.streams.log.lost_bytes();
+            self.decide(exit, ran_for);
+        }
+    }
+
+    fn decide(&mut self, exit: Exit, ran_for: Duration) {
+        self.last_exit = Some(exit.clone());
+        let run = restart::Run { exit_code: exit.exit_code, ran_for };
+        let policy = self.plan.restart.unwrap_or_default();
+        match restart::decide(&policy, self.history, run) {
+            Decision::Restart { after, history } if !self.stopping && exit.started_at != 0 => {
+                self.history = history;
+                self.stage = Stage::Backoff {
+                    until: clock::monotonic() + after,
+                    next_start_at: clock::now() + after.as_nanos() as i64,
+                };
+                self.changed();
+            }
+            Decision::Restart { .. } | Decision::GiveUp => self.finish(exit),
+        }
+    }
+
+    /// The final word: the record first, then those who listen.
+    pub(crate) fn finish(&mut self, exit: Exit) {
+        let recorded = self.record_exit(&exit);
+        if recorded {
+            self.let_go_of_name();
+        }
+        // A hook may take its time, and may hang: the exit is safe by now.
+        if let Some(hooks) = &self.plan.hooks {
+            launch::late_hooks(hooks, launch::Point::Ended, exit.pid);
+        }
+        self.last_exit = Some(exit.clone());
+        self.tell(&Event { event: Some(event::Event::Exited(exit.clone())) });
+        self.stage = Stage::Over { exit, recorded, leave_by: clock::monotonic() + FAREWELL };
+    }
+
+    fn start_again(&mut self) {
+        self.restarts = self.restarts.saturating_add(1);
+        let started = crate::read_plan::<ContainerPlan>()
+            .and_then(|plan| launch::create(&plan, launch::Keeper::Us))
+            .and_then(|created| {
+                let failed = |errno: rustix::io::Errno| Failure {
+                    step: berth_launch::v1::Step::Stdio.into(),
+                    errno: errno.raw_os_error(),
+                    ..Failure::default()
+                };
+                taken(&self.plan, &mut self.streams, created).map_err(failed)
+            })
+            .and_then(|(run, gate)| gate.open().map(|()| run));
+        match started {
+            Ok(run) => {
+                let (started_at, began) = (clock::now(), clock::monotonic());
+                self.stage = Stage::Running { run: Run { started_at, began, ..run } };
+                self.changed();
+            }
+            Err(failure) => {
+                let now = clock::now();
+                let exit = Exit {
+                    started_at: now,
+                    finished_at: now,
+                    ..self.never_ran(exit_code(&failure), &failure)
+                };
+                self.end(exit, Duration::ZERO);
+            }
+        }
+    }
+
+    /// The exit of a run whose program never began.
+    pub(crate) fn never_ran(&self, exit_code: i32, failure: &Failure) -> Exit {
+        let cause = launch::cause(failure);
+        Exit {
+            version: berth_launch::VERSION,
+            id: self.plan.id.clone(),
+            finished_at: clock::now(),
+            exit_code,
+            restarts: self.restarts,
+            message: format!("{}: {cause}", failure.object),
+            lost_log_bytes: self.streams.log.lost_bytes(),
+            ..Exit::default()
+        }
+    }
+
+    fn exec_ended(&mut self, n: usize) {
+        let Some(ended) = self.execs.get(n).and_then(|exec| reap(&exec.pidfd)) else { return };
+        // Not removed from the list here: later indices of this round would shift.
+        let exec = &mut self.execs[n];
+        let told = ExecExited {
+            exec_id: std::mem::take(&mut exec.id),
+            exit_code: ended.code,
+            timed_out: exec.timed_out,
+        };
+        self.litter.extend(exec.cgroup.take());
+        exec.ended = true;
+        self.litter.retain(|directory| {
+            let removed = std::fs::remove_dir(directory);
+            removed.is_err_and(|error| error.kind() != std::io::ErrorKind::NotFound)
+        });
+        self.tell(&Event { event: Some(event::Event::ExecExited(told)) });
+    }
+
+    fn may_leave(&mut self) -> bool {
+        self.execs.retain(|exec| !exec.ended);
+        let now = clock::monotonic();
+        let quiet =
+            !self.clients.iter().any(Client::has_queue) && !self.streams.sinks().any(Sink::is_waiting);
+        let Stage::Over { exit, recorded, leave_by } = &self.stage else { return false };
+        if !recorded && now >= *leave_by {
+            // A full disk: the code is in nobody's hands but ours. We stay until it is written, or we are shut down.
+            let exit = exit.clone();
+            let recorded = self.record_exit(&exit);
+            self.stage = Stage::Over { exit, recorded, leave_by: now + FAREWELL };
+            return false;
+        }
+        *recorded && (quiet || now >= *leave_by)
+    }
+}
