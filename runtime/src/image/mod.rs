@@ -1,14 +1,43 @@
 //! THE SHELF: images from registries and archives, verified, unpacked once, kept as layer directories. Knows no pod.
 
-use std::path::{Path, PathBuf};
+mod apply;
+mod archive;
+mod auth;
+mod beneath;
+mod client;
+mod digest;
+mod disk;
+mod document;
+mod fetch;
+mod install;
+mod layers;
+mod names;
+mod pull;
+mod reference;
+mod registry;
+mod save;
+mod store;
+mod tarball;
+#[cfg(test)]
+mod tests;
+mod unpack;
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use tokio::sync::mpsc;
 
+use self::{install::blocking, store::Inner};
 use crate::{Result, config};
 
 /// The image store of one root directory. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Store {}
+pub struct Store {
+    inner: Arc<Inner>,
+}
 
 /// An image as the store keeps it.
 #[derive(Debug, Clone)]
@@ -25,7 +54,8 @@ pub struct Image {
     pub pinned: bool,
 }
 
-#[derive(Debug, Clone, Default)]
+/// Credentials of one pull. Debug says only whose they are.
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct Auth {
     pub username: String,
     pub password: String,
@@ -73,42 +103,75 @@ pub struct FsUsage {
     pub inodes_used: u64,
 }
 
+impl fmt::Debug for Auth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Auth")
+            .field("username", &self.username)
+            .field("server_address", &self.server_address)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Store {
     /// Opens or makes the store, sweeps what an interrupted pull left.
     pub async fn open(root: &Path, config: &config::Registry) -> Result<Self> {
-        todo!("{root:?} {config:?}")
+        let (root, config) = (root.to_owned(), config.clone());
+        let inner = blocking("open image store", move || Inner::open(&root, config)).await?;
+        Ok(Self { inner: Arc::new(inner) })
     }
+
     pub fn list(&self) -> Vec<Image> {
-        todo!()
+        self.inner.read().images.values().filter_map(|entry| entry.whole.clone()).collect()
     }
+
     /// By full or short reference, digest reference, id or an unambiguous prefix of it.
     pub fn find(&self, name: &str) -> Option<Image> {
-        todo!("{name}")
+        self.inner.read().locate(name, &self.inner.config.short_name_prefix)?.whole.clone()
     }
+
+    /// Pulls the image. Equal requests share one pull; dropping the future leaves it running.
+    ///
+    /// # Errors
+    /// `Unavailable` (its cause begins with `RegistryUnavailable: `), `NotFound`, `Denied`, `Invalid` for broken
+    /// content, `Exhausted` for a full disk.
     pub async fn pull(&self, request: PullRequest) -> Result<Image> {
-        todo!("{request:?}")
+        pull::pull(&self.inner, request).await
     }
-    /// Reads an OCI layout directory or a tar (OCI layout or docker-archive; plain, gzip, zstd).
+
+    /// Reads an OCI layout directory or a tar (OCI layout or docker-archive; plain, gzip, zstd). The names that it gives
+    /// come first among an image's tags.
     pub async fn import(&self, source: &Path, name: Option<&str>) -> Result<Vec<Image>> {
-        todo!("{source:?} {name:?}")
+        let (inner, source, name) = (Arc::clone(&self.inner), source.to_owned(), name.map(str::to_owned));
+        // A task of its own, so that a caller who leaves does not leave half an import.
+        let import = tokio::spawn(async move { install::import(&inner, source, name).await });
+        import.await.unwrap_or_else(|error| {
+            Err(crate::Error::new(crate::Kind::Internal, "import image", "in a task").because(error))
+        })
     }
+
     /// Writes an OCI layout tar that `docker load` takes too.
     pub async fn save(&self, names: &[String], to: &Path) -> Result<()> {
-        todo!("{names:?} {to:?}")
+        let (inner, names, to) = (Arc::clone(&self.inner), names.to_vec(), to.to_owned());
+        blocking("save image", move || save::save(&inner, &names, &to)).await
     }
+
     /// Removes the image with all its tags; absent is success; layers in use stay until let go.
     pub async fn remove(&self, name: &str) -> Result<()> {
-        todo!("{name}")
+        let (inner, name) = (Arc::clone(&self.inner), name.to_owned());
+        blocking("remove image", move || inner.remove_image(&name)).await
     }
-    /// Holds the image's layers for a container (a durable use by `holder`, an id).
+
+    /// Holds the image's layers for a container (a durable use by `holder`, an id). Blocks.
     pub fn hold(&self, image_id: &str, holder: &str) -> Result<Snapshot> {
-        todo!("{image_id} {holder}")
+        self.inner.hold_image(image_id, holder)
     }
-    /// Lets them go; absent is success.
+
+    /// Lets them go; absent is success. Blocks, for long if these were the last of a removed image.
     pub fn release(&self, holder: &str) -> Result<()> {
-        todo!("{holder}")
+        self.inner.release_hold(holder)
     }
+
     pub fn usage(&self) -> Result<FsUsage> {
-        todo!()
+        Ok(self.inner.usage())
     }
 }

@@ -1,0 +1,270 @@
+//! Brings one image into the store, wherever its bytes come from: layers in parallel, then the name.
+
+use std::{
+    fs::File,
+    io::{self, Read, Write},
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use futures_util::{StreamExt, stream};
+use oci_spec::image::ImageConfiguration;
+use tokio::sync::{mpsc, watch};
+
+use super::{
+    Image, Phase, Progress,
+    archive::{self, Tree},
+    digest::{Digest, Meter},
+    document::{self, Descriptor, Manifest},
+    layers::{self, Bench, Claimed, Lease},
+    names::Naming,
+    registry::Session,
+    store::Inner,
+};
+use crate::{Error, Kind, Result};
+
+/// Layers fetched and unpacked at a time: more only makes disks seek and registries throttle.
+const PARALLEL: usize = 3;
+
+/// An image with its documents read and checked, its layers yet to come.
+#[derive(Debug)]
+pub(super) struct Offer {
+    pub(super) manifest: Vec<u8>,
+    pub(super) id: Digest,
+    pub(super) config_bytes: Vec<u8>,
+    pub(super) config: ImageConfiguration,
+    pub(super) diff_ids: Vec<Digest>,
+    pub(super) layers: Vec<Descriptor>,
+    pub(super) tags: Vec<String>,
+    pub(super) digests: Vec<String>,
+}
+
+/// Where the layers' blobs are.
+#[derive(Debug, Clone)]
+pub(super) enum Source {
+    Registry(Arc<Session>),
+    /// Blobs by their digest's path in the tree.
+    Tree(Arc<Tree>),
+}
+
+/// Who wants to know how far it is.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Watchers(Arc<Mutex<Vec<mpsc::Sender<Progress>>>>);
+
+impl Watchers {
+    pub(super) fn add(&self, watcher: mpsc::Sender<Progress>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(watcher);
+    }
+
+    /// Tells all who keep up. A slow one misses messages: no pull waits for a terminal.
+    pub(super) fn tell(&self, progress: &Progress) {
+        let mut watchers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        watchers.retain(|watcher| {
+            !matches!(watcher.try_send(progress.clone()), Err(mpsc::error::TrySendError::Closed(_)))
+        });
+    }
+
+    pub(super) fn layer(&self, descriptor: &Descriptor, bytes: u64, phase: Phase) {
+        let digest = descriptor.digest.to_string();
+        self.tell(&Progress::Layer { digest, bytes, total: descriptor.size, phase });
+    }
+}
+
+impl Offer {
+    /// Checks the documents against each other.
+    pub(super) fn new(manifest_bytes: Vec<u8>, manifest: Manifest, config_bytes: Vec<u8>) -> Result<Self> {
+        let id = manifest.config.digest;
+        if Digest::of(&config_bytes) != id {
+            return Err(Error::invalid("read image config", id.to_string(), "it does not have its digest"));
+        }
+        let (config, diff_ids) =
+            document::parse_config(&config_bytes, manifest.layers.len(), &id.to_string())?;
+        Ok(Self {
+            manifest: manifest_bytes,
+            id,
+            config_bytes,
+            config,
+            diff_ids,
+            layers: manifest.layers,
+            tags: Vec::new(),
+            digests: Vec::new(),
+        })
+    }
+}
+
+/// Takes the image in. What a failure leaves is collected.
+pub(super) async fn install(
+    inner: &Arc<Inner>,
+    offer: Offer,
+    source: Source,
+    watchers: &Watchers,
+) -> Result<Image> {
+    let lease = Lease::new(inner, &offer.diff_ids);
+    let installed = take_in(inner, offer, source, watchers).await;
+    drop(lease);
+    if installed.is_err() {
+        let inner = Arc::clone(inner);
+        let collected = blocking("collect", move || inner.collect()).await;
+        if let Err(error) = collected {
+            // The first error is the one to return; this one has nowhere else to go.
+            tracing::warn!(error = error.chain(), "layers of a failed pull stay until the next removal");
+        }
+    }
+    installed
+}
+
+/// Takes in all images of a directory or an archive.
+pub(super) async fn import(inner: &Arc<Inner>, source: PathBuf, name: Option<String>) -> Result<Vec<Image>> {
+    let reader = Arc::clone(inner);
+    let (tree, offers) =
+        blocking("import image", move || archive::read(&reader, &source, name.as_deref())).await?;
+    let mut images = Vec::new();
+    for offer in offers {
+        let source = Source::Tree(Arc::clone(&tree));
+        let given = offer.tags.clone();
+        let mut image = install(inner, offer, source, &Watchers::default()).await?;
+        image.tags.sort_by_key(|tag| !given.contains(tag));
+        images.push(image);
+    }
+    // The spool goes here, and not on this thread.
+    blocking("import image", move || {
+        drop(tree);
+        Ok(())
+    })
+    .await?;
+    Ok(images)
+}
+
+async fn take_in(inner: &Arc<Inner>, offer: Offer, source: Source, watchers: &Watchers) -> Result<Image> {
+    for descriptor in &offer.layers {
+        watchers.layer(descriptor, 0, Phase::Waiting);
+    }
+    let pairs: Vec<(Descriptor, Digest)> =
+        offer.layers.iter().cloned().zip(offer.diff_ids.iter().cloned()).collect();
+    // The first failure stops the others, and all are waited for: nothing goes on behind the caller's back.
+    let stop = watch::Sender::new(false);
+    let (here, wanted, stopper) = (inner, &source, &stop);
+    let made: Vec<Result<()>> = stream::iter(pairs.into_iter().map(|(descriptor, diff_id)| async move {
+        let made = layer(here, &descriptor, &diff_id, wanted, watchers, stopper.subscribe()).await;
+        if made.is_err() {
+            stopper.send_replace(true);
+        }
+        made
+    }))
+    .buffer_unordered(PARALLEL)
+    .collect()
+    .await;
+    // In the order they ended: the first error is the one that stopped the others.
+    made.into_iter().collect::<Result<()>>()?;
+    let inner = Arc::clone(inner);
+    let naming = Naming {
+        id: offer.id,
+        manifest: offer.manifest,
+        config_bytes: offer.config_bytes,
+        config: offer.config,
+        diff_ids: offer.diff_ids,
+        tags: offer.tags,
+        digests: offer.digests,
+    };
+    blocking("name image", move || inner.name_image(naming)).await
+}
+
+async fn layer(
+    inner: &Arc<Inner>,
+    descriptor: &Descriptor,
+    diff_id: &Digest,
+    source: &Source,
+    watchers: &Watchers,
+    mut stop: watch::Receiver<bool>,
+) -> Result<()> {
+    let claimed = tokio::select! {
+        biased;
+        () = stopped(&mut stop) => return Err(interrupted(descriptor)),
+        claimed = layers::claim(inner, diff_id) => claimed,
+    };
+    let claim = match claimed {
+        Claimed::Present => {
+            watchers.layer(descriptor, descriptor.size, Phase::Present);
+            return Ok(());
+        }
+        Claimed::Mine(claim) => claim,
+    };
+    let bench = blocking("make layer", move || Bench::new(claim)).await?;
+    let brought = match source {
+        Source::Registry(session) => session.fetch_layer(descriptor, bench.blob(), watchers, stop).await,
+        Source::Tree(tree) => {
+            let (tree, descriptor, to) = (Arc::clone(tree), descriptor.clone(), bench.blob());
+            blocking("copy layer", move || copy_blob(&tree, &descriptor, to)).await
+        }
+    };
+    if brought.is_ok() {
+        watchers.layer(descriptor, descriptor.size, Phase::Unpacking);
+    }
+    let (digest, size) = (descriptor.digest.clone(), descriptor.size);
+    blocking("unpack layer", move || {
+        // With the error the bench goes too, here where removing files may block.
+        brought?;
+        bench.finish(&digest, size)
+    })
+    .await?;
+    watchers.layer(descriptor, descriptor.size, Phase::Done);
+    Ok(())
+}
+
+/// Waits until another layer of the image fails.
+pub(super) async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // The sender outlives all layers, so this ends only with the stop.
+    stop.wait_for(|stop| *stop).await.ok();
+}
+
+pub(super) fn interrupted(descriptor: &Descriptor) -> Error {
+    Error::new(Kind::Cancelled, "fetch layer", descriptor.digest.to_string())
+}
+
+fn copy_blob(tree: &Tree, descriptor: &Descriptor, to: PathBuf) -> Result<()> {
+    let object = descriptor.digest.to_string();
+    let mut from = tree.open_blob(&descriptor.digest)?;
+    let fail = |error: io::Error| Error::io("copy layer", to.display().to_string(), error);
+    let mut file = File::create_new(&to).map_err(fail)?;
+    let mut meter = Meter::default();
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        let count = from.read(&mut buffer).map_err(|error| Error::io("read layer", &object, error))?;
+        if count == 0 {
+            break;
+        }
+        meter.update(&buffer[..count]);
+        file.write_all(&buffer[..count]).map_err(fail)?;
+        if meter.bytes > descriptor.size {
+            break;
+        }
+    }
+    check(meter, descriptor)
+}
+
+/// Whether what came is what the manifest says.
+pub(super) fn check(meter: Meter, descriptor: &Descriptor) -> Result<()> {
+    let object = descriptor.digest.to_string();
+    if meter.bytes != descriptor.size {
+        let more = if meter.bytes > descriptor.size { " or more" } else { "" };
+        let cause = format!("it has {} bytes{more}, the manifest says {}", meter.bytes, descriptor.size);
+        return Err(Error::invalid("verify blob", object, cause));
+    }
+    let found = meter.digest();
+    if found != descriptor.digest {
+        let cause = format!("its content has the digest {found}");
+        return Err(Error::invalid("verify blob", object, cause)
+            .hint("something between here and the registry changes content"));
+    }
+    Ok(())
+}
+
+/// Runs file work where it may block.
+pub(super) async fn blocking<T: Send + 'static>(
+    op: &'static str,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(Error::new(Kind::Internal, op, "in a worker thread").because(error)))
+}

@@ -1,0 +1,259 @@
+//! Pulls from registries that behave and from those that don't.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+
+use super::{
+    fixture::{Made, Place},
+    server::{Fault, Request, Server},
+};
+use crate::{
+    Kind,
+    image::{Auth, Phase, Progress, PullRequest, digest::Digest},
+};
+
+fn request(reference: &str) -> PullRequest {
+    PullRequest { reference: reference.to_owned(), auth: None, plain_http: false, progress: None }
+}
+
+fn app() -> Made {
+    let noise: String =
+        (0u32..20_000).map(|n| char::from(33 + (n.wrapping_mul(2_654_435_761) >> 26) as u8)).collect();
+    Made::new("app", &[&[("base", &noise)], &[("app", "12345")]])
+}
+
+fn blob(digest: &Digest) -> String {
+    format!("/v2/app/blobs/{digest}")
+}
+
+#[tokio::test]
+async fn an_image_is_pulled_by_tag_by_digest_and_through_an_index() {
+    let (place, server, mut made) = (Place::new().await, Server::new().await, app());
+    let index = made.index();
+    let reference = server.offer(&made, "v1");
+    let image = place.store.pull(request(&reference)).await.unwrap();
+    let repository = format!("{}/app", server.address);
+    assert_eq!((&image.id, image.size_bytes), (&made.id.to_string(), 20_005));
+    assert_eq!(
+        (&image.tags[..], &image.digests[..]),
+        (&[reference.clone()][..], &[format!("{repository}@{}", made.manifest)][..])
+    );
+
+    let fetched = server.asked(&blob(&made.layers[0])).len();
+    let by_index = format!("{repository}@{index}");
+    let again = place.store.pull(request(&by_index)).await.unwrap();
+    assert_eq!((&again.id, again.tags.len()), (&image.id, 1));
+    assert_eq!(again.digests, [format!("{repository}@{}", made.manifest), by_index.clone()]);
+    assert_eq!(place.store.find(&by_index).unwrap().id, image.id);
+    assert_eq!(server.asked(&blob(&made.layers[0])).len(), fetched, "present layers are not fetched again");
+
+    let other = Place::new().await;
+    let image = other.store.pull(request(&by_index)).await.unwrap();
+    assert_eq!((image.tags.len(), &image.digests[..]), (0, &[by_index][..]));
+    // The same image from another registry has the same id.
+    let second = Server::new().await;
+    let elsewhere = other.store.pull(request(&second.offer(&made, "x"))).await.unwrap();
+    assert_eq!((elsewhere.id, elsewhere.digests.len()), (image.id, 2));
+}
+
+#[tokio::test]
+async fn pulls_at_once_are_one_and_progress_is_told() {
+    let (place, server, made) = (Place::new().await, Server::new().await, app());
+    let reference = server.offer(&made, "v1");
+    let (sender, mut receiver) = mpsc::channel(1000);
+    let pulls = (0..5)
+        .map(|_| place.store.pull(PullRequest { progress: Some(sender.clone()), ..request(&reference) }));
+    for pulled in futures_util::future::join_all(pulls).await {
+        pulled.unwrap();
+    }
+    assert_eq!(server.asked("/v2/app/manifests/v1").len(), 1);
+    assert_eq!(server.asked(&blob(&made.layers[0])).len(), 1);
+    drop(sender);
+    let mut told = Vec::new();
+    while let Some(progress) = receiver.recv().await {
+        told.push(progress);
+    }
+    assert!(told.contains(&Progress::Resolved { digest: made.manifest.to_string() }));
+    for layer in &made.layers {
+        let total = made.blobs[layer].len() as u64;
+        let digest = layer.to_string();
+        assert!(told.contains(&Progress::Layer { digest, bytes: total, total, phase: Phase::Done }));
+    }
+    // Two references that share layers fetch them once, too.
+    let both = [server.offer(&made, "a"), server.offer(&made, "b")];
+    let other = Place::new().await;
+    for pulled in futures_util::future::join_all(both.iter().map(|r| other.store.pull(request(r)))).await {
+        pulled.unwrap();
+    }
+    assert_eq!(server.asked(&blob(&made.layers[0])).len(), 2);
+    assert_eq!(other.store.list()[0].tags.len(), 2);
+}
+
+#[tokio::test]
+async fn a_pull_goes_on_when_its_caller_leaves() {
+    let (place, server, made) = (Place::new().await, Server::new().await, app());
+    let reference = server.offer(&made, "v1");
+    server.fault("/v2/app/manifests/v1".into(), &[Fault::Wait(Duration::from_millis(200))]);
+    let left = tokio::time::timeout(Duration::from_millis(50), place.store.pull(request(&reference))).await;
+    assert!(left.is_err());
+    place.store.pull(request(&reference)).await.unwrap();
+    assert_eq!(server.asked("/v2/app/manifests/v1").len(), 1, "the second caller joins the first one's pull");
+}
+
+#[tokio::test]
+async fn cuts_and_errors_on_the_way_are_overcome_by_ranges() {
+    let made = app();
+    let path = blob(&made.layers[0]);
+    let ranges = |log: Vec<Request>| log.iter().map(|request| request.range).collect::<Vec<_>>();
+    let cases: [(&[Fault], &[Option<usize>]); 3] = [
+        (&[Fault::CutAfter(1000), Fault::CutAfter(500)], &[None, Some(1000), Some(1500)]),
+        (
+            &[Fault::CutAfter(1000), Fault::Status("503 Busy"), Fault::NoRanges],
+            &[None, Some(1000), Some(1000)],
+        ),
+        (&[Fault::StallAfter(1000)], &[None, Some(1000)]),
+    ];
+    for (faults, expected) in cases {
+        let (place, server) = (Place::new().await, Server::new().await);
+        let reference = server.offer(&made, "v1");
+        server.fault(path.clone(), faults);
+        place.store.pull(request(&reference)).await.unwrap();
+        assert_eq!(ranges(server.asked(&path))[..expected.len()], *expected, "{faults:?}");
+        assert_eq!(place.count("tmp"), 0);
+    }
+}
+
+#[tokio::test]
+async fn broken_registries_give_clear_errors_in_bounded_time_and_leave_nothing() {
+    let made = app();
+    let (manifest, layer) = ("/v2/app/manifests/v1".to_owned(), blob(&made.layers[0]));
+    let config = blob(&made.id);
+    let stall = Fault::StallAfter(10);
+    let busy = [
+        Fault::Status("500 Oops"),
+        Fault::Status("500 Oops"),
+        Fault::Status("500 Oops"),
+        Fault::Status("500 Oops"),
+    ];
+    let rows: [(&String, &[Fault], Kind, &str); 9] = [
+        (&manifest, &[Fault::Endless], Kind::Invalid, "bigger than"),
+        (&manifest, &[Fault::Announce(2 << 30)], Kind::Invalid, "bigger than"),
+        (&manifest, std::slice::from_ref(&stall), Kind::Unavailable, "stalled: no byte for 1 s"),
+        (&config, std::slice::from_ref(&stall), Kind::Unavailable, "stalled"),
+        (&layer, &[stall.clone(), stall.clone()], Kind::Unavailable, "stalled"),
+        (&layer, &[Fault::StallAfter(0)], Kind::Unavailable, "stalled"),
+        (&manifest, &busy, Kind::Unavailable, "500"),
+        (&manifest, &[Fault::Status("403 No")], Kind::Denied, "403"),
+        (&layer, &[Fault::Announce(7)], Kind::Invalid, "the registry has 7 bytes"),
+    ];
+    for (path, faults, kind, cause) in rows {
+        let (place, server) = (Place::new().await, Server::new().await);
+        let reference = server.offer(&made, "v1");
+        server.fault(path.clone(), faults);
+        let start = Instant::now();
+        let error = place.store.pull(request(&reference)).await.unwrap_err();
+        assert_eq!(error.kind, kind, "{faults:?}: {}", error.chain());
+        assert!(error.chain().contains(cause), "{faults:?}: {}", error.chain());
+        assert!(start.elapsed() < Duration::from_secs(15), "{faults:?}");
+        if kind == Kind::Unavailable {
+            let source = std::error::Error::source(&error).unwrap().to_string();
+            assert!(source.starts_with("RegistryUnavailable: "), "{source}");
+        }
+        assert!(place.store.list().is_empty());
+        assert_eq!((place.count("layers"), place.count("blobs")), (0, 0), "{faults:?}");
+    }
+}
+
+#[tokio::test]
+async fn wrong_content_is_refused() {
+    let made = app();
+    let other = b"something else".to_vec();
+    for (path, cause) in [
+        (blob(&made.layers[1]), "the manifest says"),
+        (blob(&made.id), "digest"),
+        (format!("/v2/app/manifests/{}", made.manifest), "digest"),
+    ] {
+        let (place, server) = (Place::new().await, Server::new().await);
+        server.offer(&made, "v1");
+        server.shelf.lock().unwrap().answers.insert(path.clone(), other.clone());
+        let reference = format!("{}/app@{}", server.address, made.manifest);
+        let error = place.store.pull(request(&reference)).await.unwrap_err();
+        assert_eq!(error.kind, Kind::Invalid, "{path}");
+        assert!(error.chain().contains(cause), "{path}: {}", error.chain());
+        assert_eq!(place.count("layers"), 0);
+    }
+    // Same length, one bit off.
+    let (place, server) = (Place::new().await, Server::new().await);
+    let reference = server.offer(&made, "v1");
+    server.shelf.lock().unwrap().answers.get_mut(&blob(&made.layers[0])).unwrap()[100] ^= 1;
+    let error = place.store.pull(request(&reference)).await.unwrap_err();
+    assert!(error.chain().contains("its content has the digest"), "{}", error.chain());
+}
+
+#[tokio::test]
+async fn who_is_not_there_is_told_apart() {
+    let (place, server) = (Place::new().await, Server::new().await);
+    let error = place.store.pull(request(&format!("{}/app:v9", server.address))).await.unwrap_err();
+    assert_eq!(error.kind, Kind::NotFound);
+    assert!(
+        error.chain().contains("MANIFEST_UNKNOWN") && error.chain().contains("check the name"),
+        "{}",
+        error.chain()
+    );
+    let gone = server.address.clone();
+    drop(server);
+    // The listener closes with its task.
+    while tokio::net::TcpStream::connect(&gone).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    let error = place.store.pull(request(&format!("{gone}/app"))).await.unwrap_err();
+    assert_eq!(error.kind, Kind::Unavailable);
+    let source = std::error::Error::source(&error).unwrap().to_string();
+    assert!(source.starts_with("RegistryUnavailable: ") && source.contains("refused"), "{source}");
+    assert_eq!(place.store.pull(request("../x")).await.unwrap_err().kind, Kind::Invalid);
+}
+
+#[tokio::test]
+async fn basic_credentials_are_sent_when_asked_for_and_not_to_other_hosts() {
+    let (place, server, made) = (Place::new().await, Server::new().await, app());
+    let reference = server.offer(&made, "v1");
+    // joe:secret
+    let basic = "Basic am9lOnNlY3JldA==".to_owned();
+    server.shelf.lock().unwrap().wants = Some((basic.clone(), "Basic realm=\"x\"".into()));
+    let error = place.store.pull(request(&reference)).await.unwrap_err();
+    assert_eq!(error.kind, Kind::Denied);
+    assert!(error.chain().contains("log in"), "{}", error.chain());
+    let auth =
+        |password: &str| Some(Auth { username: "joe".into(), password: password.into(), ..Auth::default() });
+    let error =
+        place.store.pull(PullRequest { auth: auth("wrong"), ..request(&reference) }).await.unwrap_err();
+    assert_eq!(error.kind, Kind::Denied);
+    assert!(!error.chain().contains("wrong\""));
+    // The layers are on a host that must not see the password.
+    let elsewhere = Server::new().await;
+    elsewhere.offer(&made, "v1");
+    let path = blob(&made.layers[0]);
+    server.fault(path.clone(), &[Fault::Redirect(format!("http://{}{path}", elsewhere.address))]);
+    place.store.pull(PullRequest { auth: auth("secret"), ..request(&reference) }).await.unwrap();
+    assert_eq!(server.asked(&path)[0].authorization.as_deref(), Some(&*basic));
+    assert_eq!(elsewhere.asked(&path).len(), 1);
+    assert_eq!(elsewhere.asked(&path)[0].authorization, None);
+}
+
+#[tokio::test]
+async fn a_token_is_fetched_with_the_credentials_and_used() {
+    let (place, server, made) = (Place::new().await, Server::new().await, app());
+    let reference = server.offer(&made, "v1");
+    {
+        let mut shelf = server.shelf.lock().unwrap();
+        let challenge = format!("Bearer realm=\"http://{}/token\",service=\"reg\"", server.address);
+        shelf.wants = Some(("Bearer t0k".into(), challenge));
+        shelf.answers.insert("/token".into(), br#"{"token":"t0k"}"#.to_vec());
+    }
+    let auth = Some(Auth { auth: "am9lOnNlY3JldA==".into(), ..Auth::default() });
+    place.store.pull(PullRequest { auth, ..request(&reference) }).await.unwrap();
+    let asked = server.asked("/token?scope=repository%3Aapp%3Apull&service=reg&account=joe");
+    assert_eq!(asked.len(), 1);
+    assert_eq!(asked[0].authorization.as_deref(), Some("Basic am9lOnNlY3JldA=="));
+}

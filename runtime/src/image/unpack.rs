@@ -1,0 +1,92 @@
+//! Turns a layer's blob into a directory: gzip, zstd or plain by magic, hashed on the way against its diff id.
+
+use std::{
+    fs::File,
+    io::{self, BufRead, BufReader, Read},
+    path::Path,
+};
+
+use super::{
+    apply::{Applier, Written},
+    digest::{Digest, Metered},
+    tarball::Walk,
+};
+use crate::{Error, Kind, Result};
+
+const OP: &str = "unpack layer";
+const READ_BYTES: usize = 256 << 10;
+
+/// How a stream is packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Packing {
+    Plain,
+    Gzip,
+    Zstd,
+}
+
+impl Packing {
+    /// By the first bytes of the stream.
+    pub(super) fn of(magic: &[u8]) -> Self {
+        match magic {
+            [0x1f, 0x8b, ..] => Self::Gzip,
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Self::Zstd,
+            // A skippable frame, which zstd:chunked begins with in some writers.
+            [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Self::Zstd,
+            _ => Self::Plain,
+        }
+    }
+}
+
+/// Opens a stream of any packing for reading.
+pub(super) fn unpacked(
+    mut stream: impl BufRead + Send + 'static,
+) -> io::Result<(Packing, Box<dyn Read + Send>)> {
+    let packing = Packing::of(stream.fill_buf()?);
+    Ok((
+        packing,
+        match packing {
+            Packing::Plain => Box::new(stream),
+            Packing::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(stream)),
+            Packing::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(stream)?),
+        },
+    ))
+}
+
+pub(super) fn buffered(file: File) -> BufReader<File> {
+    BufReader::with_capacity(READ_BYTES, file)
+}
+
+/// Unpacks the blob to `directory/fs` and checks the diff id. What a failure leaves goes with the directory.
+pub(super) fn unpack(blob: &Path, diff_id: &Digest, directory: &Path) -> Result<Written> {
+    let read = |error: io::Error| damaged(diff_id, error);
+    let file = File::open(blob).map_err(|error| Error::io("open", blob.display().to_string(), error))?;
+    let (_, stream) = unpacked(buffered(file)).map_err(read)?;
+    let mut applier = Applier::new(directory)?;
+    let mut walk = Walk::new(Metered::new(stream));
+    while let Some(entry) = walk.next().map_err(read)? {
+        applier.apply(&entry, &mut walk.content()).map_err(|error| outer(diff_id, error))?;
+    }
+    // What follows the archive's end belongs to the diff id too.
+    let mut stream = walk.into_inner();
+    io::copy(&mut stream, &mut io::sink()).map_err(read)?;
+    let found = stream.meter.digest();
+    if found != *diff_id {
+        return Err(Error::invalid(OP, diff_id.to_string(), format!("the content's diff id is {found}"))
+            .hint("the image is broken or was tampered with: build and push it again"));
+    }
+    applier.finish(directory).map_err(|error| outer(diff_id, error))
+}
+
+fn damaged(diff_id: &Digest, error: io::Error) -> Error {
+    match error.raw_os_error() {
+        Some(_) => Error::io(OP, diff_id.to_string(), error),
+        None => Error::new(Kind::Invalid, OP, diff_id.to_string()).because(error),
+    }
+}
+
+fn outer(diff_id: &Digest, error: Error) -> Error {
+    Error::new(error.kind, OP, diff_id.to_string()).because(error)
+}
+
+#[cfg(test)]
+mod tests;
