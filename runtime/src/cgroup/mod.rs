@@ -1,9 +1,29 @@
 //! THE METER: cgroups of pods and containers, made with their limits before anything runs in them, read for stats,
 //! killed and removed whole. v2 first, v1 and hybrid supported. Knows no pod and no CRI.
+//!
+//! ```text
+//! mounts  where the hierarchies are          make   directories, controllers, cpusets    drain  kill, empty, remove
+//! file    one control file                   apply  limits -> files (values, devices)    stats  files -> counters
+//!                                                                                        detail, pressure  the rest
+//! ```
+//!
+//! Everything here blocks: callers hop to a thread that may. On v2 device rules are still open, they take a program in
+//! the kernel: there a container may open what its user may.
 
-use std::path::PathBuf;
+mod apply;
+mod detail;
+mod devices;
+mod drain;
+mod file;
+mod make;
+mod mounts;
+mod pressure;
+mod stats;
+mod values;
 
-use crate::Result;
+use std::path::{Path, PathBuf};
+
+use crate::{Error, Kind, Result};
 
 /// How this host mounts cgroups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +38,8 @@ pub enum Mode {
 #[derive(Debug, Clone)]
 pub struct Hierarchy {
     pub mode: Mode,
+    /// The mount points.
+    roots: Group,
 }
 
 /// Limits; `None` leaves the kernel's default.
@@ -64,39 +86,176 @@ pub struct Stats {
     pub pids: u64,
     pub read_bytes: u64,
     pub write_bytes: u64,
+    /// None where the kernel does not tell: it needs a v2 hierarchy and PSI.
+    pub cpu_pressure: Option<Pressure>,
+    pub memory_pressure: Option<Pressure>,
+    pub io_pressure: Option<Pressure>,
+}
+
+/// What `Stats` leaves out; `None` where the host does not tell. Limits are nought where there is none.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Detail {
+    pub cpu_user_ns: Option<u64>,
+    pub cpu_system_ns: Option<u64>,
+    pub periods: Option<u64>,
+    pub throttled_periods: Option<u64>,
+    pub throttled_ns: Option<u64>,
+    pub cache_bytes: Option<u64>,
+    pub rss_bytes: Option<u64>,
+    pub mapped_bytes: Option<u64>,
+    pub swap_bytes: Option<u64>,
+    pub kernel_bytes: Option<u64>,
+    /// The most that was ever used.
+    pub most_bytes: Option<u64>,
+    /// How often usage was held back by the limit.
+    pub limit_hits: Option<u64>,
+    pub faults: Option<Faults>,
+    /// With all groups below.
+    pub faults_below: Option<Faults>,
+    pub oom_kills: Option<u64>,
+    pub cpu_shares: Option<u64>,
+    pub cpu_period_us: Option<u64>,
+    /// None also where there is no limit.
+    pub cpu_quota_us: Option<u64>,
+    pub memory_limit_bytes: Option<u64>,
+    pub memory_reservation_bytes: Option<u64>,
+    /// v1: memory plus swap; v2: swap alone. As the kernel says it.
+    pub swap_limit_bytes: Option<u64>,
+    pub threads_limit: Option<u64>,
+    pub devices: Vec<Device>,
+    pub huge_pages: Vec<HugePages>,
+    pub processes: Option<u64>,
+    pub descriptors: Option<u64>,
+    pub sockets: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Faults {
+    pub all: u64,
+    pub major: u64,
+}
+
+/// What went through one block device.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Device {
+    pub major: u32,
+    pub minor: u32,
+    pub read_bytes: u64,
+    pub write_bytes: u64,
+    pub reads: u64,
+    pub writes: u64,
+}
+
+/// Of one size, as the kernel writes it: "2MB".
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct HugePages {
+    pub size: String,
+    pub bytes: u64,
+    pub most_bytes: Option<u64>,
+}
+
+/// Time that was lost because tasks waited.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Pressure {
+    /// At least one waited.
+    pub some: Stall,
+    /// All of them did.
+    pub full: Stall,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Stall {
+    /// Percent of the last 10 s, minute, 5 min.
+    pub avg10: f64,
+    pub avg60: f64,
+    pub avg300: f64,
+    pub total_us: u64,
 }
 
 impl Hierarchy {
     /// Reads /proc/self/mountinfo and /proc/cgroups.
+    ///
+    /// # Errors
+    /// `Precondition` where no cgroups are mounted.
     pub fn detect() -> Result<Self> {
-        todo!()
+        let read = |path: &str| match file::read(Path::new(path)) {
+            Ok(text) => Ok(text.unwrap_or_default()),
+            Err(error) => Err(error),
+        };
+        let roots = mounts::parse(&read("/proc/self/mountinfo")?, &read("/proc/cgroups")?);
+        let roots = roots.ok_or_else(|| {
+            Error::new(Kind::Precondition, "find cgroups", "/proc/self/mountinfo")
+                .hint("none are mounted: mount -t cgroup2 none /sys/fs/cgroup")
+        })?;
+        Ok(Self { mode: roots.mode, roots: Group { v2: roots.v2, v1: roots.v1 } })
     }
+
     /// Makes `path` (absolute below the roots, may exist) in all hierarchies with these limits; undoes itself on failure.
+    ///
+    /// A group without `all_devices` narrows what all groups below it can ever have: a pod's group has it.
+    ///
+    /// # Errors
+    /// `Invalid` for a bad path or a value that the kernel won't take, `Precondition` where a controller is missing.
     pub fn create(&self, path: &str, limits: &Limits) -> Result<Group> {
-        todo!("{path} {limits:?}")
+        make::create(&self.roots, path, limits)
     }
+
     /// Names the group without touching it.
     pub fn group(&self, path: &str) -> Group {
-        todo!("{path}")
+        self.roots.below(&make::normal_parts(path))
     }
 }
 
 impl Group {
+    /// Writes these limits; `None` leaves what is there. Devices stay as they were made.
     pub fn update(&self, limits: &Limits) -> Result<()> {
-        todo!("{limits:?}")
+        apply::limits(self, limits)
     }
+
+    /// Reads what it used.
+    ///
+    /// # Errors
+    /// `NotFound` where it does not exist.
     pub fn stats(&self) -> Result<Stats> {
-        todo!()
+        stats::read(self)
     }
+
+    /// Reads what a monitor wants beside. It looks at every process: far more work than `stats`.
+    pub fn detail(&self) -> Result<Detail> {
+        detail::read(self)
+    }
+
     /// Kills every process in it and below (cgroup.kill, else SIGKILL by pidfd until empty). Blocks; bounded.
+    ///
+    /// # Errors
+    /// `Deadline` where some would not die.
     pub fn kill(&self) -> Result<()> {
-        todo!()
+        drain::kill(self)
     }
+
+    /// Whether no process is in it or below. An absent group is empty.
     pub fn is_empty(&self) -> bool {
-        todo!()
+        drain::is_empty(self)
     }
-    /// Removes it with all below it; absent is success; waits (bounded, by event or retry with backoff) while it drains.
+
+    /// Removes it with all below it; absent is success; waits (bounded, by retry with backoff) while it drains.
+    ///
+    /// # Errors
+    /// `Precondition` where processes live in it: kill first.
     pub fn remove(&self) -> Result<()> {
-        todo!()
+        drain::remove(self)
+    }
+
+    /// The v1 directory that has this control file.
+    fn v1_with(&self, file: &str) -> Option<&Path> {
+        self.v1.iter().map(PathBuf::as_path).find(|dir| dir.join(file).exists())
+    }
+
+    fn below(&self, parts: &[&str]) -> Self {
+        let down = |root: &PathBuf| parts.iter().fold(root.clone(), |dir, part| dir.join(part));
+        Self { v2: self.v2.as_ref().map(down), v1: self.v1.iter().map(down).collect() }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,21 +1,67 @@
-//! THE WIRE: what gives pods their network. Today the built-in bridge; CNI comes with its own issue. Knows no pod.
+//! THE WIRE: what gives pods their network: plugins where the node has a CNI configuration, else the built-in bridge.
+//! Knows no pod.
+//!
+//! ```text
+//! Network ─┬─ cni      pods that a kubelet asks for, where there is a configuration in network.conf_dir
+//!          └─ bridge   all others, and those of people
+//!               config ── subnet ─┬─ pool ── lease    who has which address, in memory and on disk
+//!                                 ├─ route            the bridge and the host ends of pods, by netlink
+//!                                 └─ table            forwarding and the nftables table: the way out, the ports in
+//!
+//! attach ──> the sandbox shim makes and pins the namespace ──> plug ──> … ──> unplug ──> it is let go ──> release
+//! ```
 
-use std::{net::IpAddr, path::PathBuf};
+mod bridge;
+mod cni;
+mod lease;
+mod pool;
+mod port;
+mod route;
+mod settings;
+mod subnet;
+mod table;
+
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use berth_launch::v1 as launch;
+use tracing::warn;
 
-use crate::{Result, config, id::PodId};
+use self::{bridge::Bridge, cni::Cni};
+pub use self::{
+    cni::{Dns, Wish},
+    port::{HostPort, Protocol},
+};
+use crate::{Error, Kind, Result, config, id::PodId};
 
-/// The node's pod network: bridge, address allocator, masquerade.
+/// The node's pod network.
 #[derive(Debug)]
-pub struct Network {}
+pub struct Network {
+    bridge: Bridge,
+    cni: Cni,
+}
 
-/// What a pod got: its addresses and the instructions its sandbox shim carries out.
+/// Whose network a pod is to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Choice {
+    /// What the node is configured for: plugins, or the bridge where there are none.
+    Configured,
+    /// The bridge, whatever is configured.
+    BuiltIn,
+}
+
+/// What a pod will have: the bridge's part is instructions for its sandbox shim, the plugins' comes with `plug`.
 #[derive(Debug, Clone)]
-pub struct Attachment {
-    pub link: launch::Link,
-    /// In order; the first is the pod's IP.
-    pub ips: Vec<IpAddr>,
+pub enum Attachment {
+    Bridge {
+        link: Box<launch::Link>,
+        /// In order; the first is the pod's IP.
+        ips: Vec<IpAddr>,
+    },
+    Plugins(Vec<cni::NetworkList>),
 }
 
 /// One interface's counters.
@@ -23,38 +69,168 @@ pub struct Attachment {
 pub struct LinkStats {
     pub name: String,
     pub rx_bytes: u64,
+    pub rx_packets: u64,
     pub rx_errors: u64,
+    pub rx_dropped: u64,
     pub tx_bytes: u64,
+    pub tx_packets: u64,
     pub tx_errors: u64,
+    pub tx_dropped: u64,
 }
 
 impl Network {
-    /// Makes or finds the bridge and the masquerade table and reads the allocator's state under `dir`.
+    /// Reads what there is under `dir`, and sets the bridge up where it serves.
+    ///
+    /// A network that can't be set up is opened all the same: `ready` says why, and pods on the host's network run.
+    ///
+    /// # Errors
+    /// `Invalid` for a configuration that can't be right; whatever keeps the records from being read.
     pub async fn open(config: &config::Network, dir: PathBuf) -> Result<Self> {
-        todo!("{config:?} {dir:?}")
+        cni::checked(config)?;
+        let bridge = Bridge::open(&config.bridge, dir.clone()).await?;
+        let config = config.clone();
+        let cni = blocking(move || Cni::open(&config, &dir)).await?;
+        let network = Self { bridge, cni };
+        match network.cni.serving().await {
+            // Where plugins serve the bridge waits for somebody who wants it; its pods of before need it at once.
+            Ok(lists) if lists.is_empty() || !network.bridge.attached().is_empty() => {
+                network.bridge.prepare().await;
+            }
+            Ok(_) => {}
+            Err(error) => warn!(error = %error.chain(), "pods get no network"),
+        }
+        Ok(network)
     }
+
     /// Ready, or why not, for CRI's NetworkReady.
-    pub fn ready(&self) -> Result<(), String> {
-        todo!()
+    pub async fn ready(&self) -> Result<(), String> {
+        let lists = self.cni.serving().await.map_err(|error| error.chain())?;
+        match lists.is_empty() {
+            true => self.bridge.ready(),
+            false => self.cni.ready(&lists).await,
+        }
     }
-    /// "bridge berth0".
-    pub fn describe(&self) -> String {
-        todo!()
+
+    /// "bridge berth0", "cni calico".
+    pub async fn describe(&self) -> String {
+        match self.cni.serving().await {
+            Ok(lists) if lists.is_empty() => self.bridge.describe(),
+            Ok(lists) => {
+                let names: Vec<String> = lists.into_iter().map(|list| list.name).collect();
+                format!("cni {}", names.join(", "))
+            }
+            Err(_) => "cni, broken".into(),
+        }
     }
-    /// Takes addresses for a pod, durably, before anything uses them. Called again for the same pod: the same answer.
-    pub async fn attach(&self, pod: &PodId) -> Result<Attachment> {
-        todo!("{pod}")
+
+    /// What could not be undone yet, a sentence each.
+    pub fn troubles(&self) -> Vec<String> {
+        self.cni.troubles()
     }
-    /// Gives the addresses back once the pod's host link is gone (the netns was let go before). Absent: success.
+
+    /// Finds what gives the pod its network; of the bridge, takes addresses and ports, durably, before anything uses
+    /// them. Called again for the same pod: the same answer.
+    ///
+    /// # Errors
+    /// `Unavailable` while the network can't be set up, `Exhausted` when every address is in use, `Precondition` where
+    /// a port is taken. After an error the pod may hold some of it: `release`.
+    pub async fn attach(&self, pod: &PodId, choice: Choice, ports: &[HostPort]) -> Result<Attachment> {
+        if choice == Choice::Configured {
+            let lists = self.cni.serving().await?;
+            if !lists.is_empty() {
+                return Ok(Attachment::Plugins(lists));
+            }
+        }
+        let bridge::Attachment { link, ips } = self.bridge.attach(pod, ports).await?;
+        Ok(Attachment::Bridge { link: Box::new(link), ips })
+    }
+
+    /// Lets plugins do their part in the pinned namespace. The pod's addresses, in order.
+    ///
+    /// # Errors
+    /// What a plugin said. After an error the pod may hold some of it: `unplug`.
+    pub async fn plug(
+        &self,
+        pod: &PodId,
+        attachment: Attachment,
+        netns: &Path,
+        wish: &Wish,
+    ) -> Result<Vec<IpAddr>> {
+        match attachment {
+            Attachment::Bridge { ips, .. } => Ok(ips),
+            Attachment::Plugins(lists) => self.cni.plug(pod, netns.to_owned(), lists, wish).await,
+        }
+    }
+
+    /// Lets plugins undo their part, before the namespace is let go. None of it there: success.
+    ///
+    /// # Errors
+    /// What a plugin said, while the namespace is there; it is tried again in the background.
+    pub async fn unplug(&self, pod: &PodId) -> Result<()> {
+        self.cni.unplug(pod).await
+    }
+
+    /// Lets the ports of the node that lead into a pod of the bridge go; `attach` takes them again. None: success.
+    pub async fn close_ports(&self, pod: &PodId) -> Result<()> {
+        self.bridge.close_ports(pod).await
+    }
+
+    /// Gives the addresses of the bridge back, once the namespace was let go. Absent: success.
     pub async fn release(&self, pod: &PodId) -> Result<()> {
-        todo!("{pod}")
+        self.bridge.release(pod).await
     }
-    /// Pods that hold an address, for the reconcile at start.
+
+    /// Pods that hold something of the network, for the reconcile at start.
     pub fn attached(&self) -> Vec<PodId> {
-        todo!()
+        let mut pods = self.bridge.attached();
+        pods.extend(self.cni.pods());
+        pods.sort();
+        pods.dedup();
+        pods
     }
-    /// Counters of the pod's interface as the pod sees them (the host end's, swapped).
+
+    /// Whether plugins have to undo something for the pod: they may take their time, or hang.
+    pub fn has_plugins(&self, pod: &PodId) -> bool {
+        self.cni.has(pod)
+    }
+
+    /// After a start, in the background: plugins check what is there and collect what is not.
+    pub fn look_after(&self, living: Vec<PodId>) {
+        let cni = self.cni.clone();
+        tokio::spawn(async move {
+            cni.collect().await;
+            for pod in living {
+                if let Err(error) = cni.check(&pod).await {
+                    warn!(pod = %pod, error = error.chain(), "a pod's network is not what its plugins made");
+                }
+            }
+        });
+    }
+
+    /// Notes the node's ranges of pod addresses, for plugins that ask for them.
+    pub async fn set_ranges(&self, ranges: Vec<String>) -> Result<()> {
+        self.cni.set_ranges(ranges).await
+    }
+
+    /// Removes bridge and table, for tests and an uninstall. Leases stay; forwarding stays on.
+    pub async fn dismantle(&self) -> Result<()> {
+        self.bridge.dismantle().await
+    }
+
+    /// Counters of the pod's interface as the pod sees them.
     pub fn stats(&self, pod: &PodId) -> Option<LinkStats> {
-        todo!("{pod}")
+        self.bridge.stats(pod)
     }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(outcome) => outcome,
+        Err(error) => Err(Error::new(Kind::Internal, "access leases", "").because(error)),
+    }
+}
+
+/// No change under these locks stops half-way, so what a panic elsewhere left is still whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
