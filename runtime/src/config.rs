@@ -13,6 +13,7 @@ pub struct Config {
     pub daemon: Daemon,
     pub registry: Registry,
     pub network: Network,
+    pub streaming: Streaming,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
@@ -24,6 +25,8 @@ pub struct Daemon {
     pub state: PathBuf,
     /// `unix:///path`.
     pub listen: String,
+    /// IP and port of the daemon's own metrics; empty: nowhere.
+    pub metrics_listen: String,
     pub log_level: String,
     /// `text` or `json`.
     pub log_format: String,
@@ -31,6 +34,8 @@ pub struct Daemon {
     pub shim: PathBuf,
     /// Where standalone containers and pods without a cgroup parent go.
     pub cgroup_parent: String,
+    /// Where CDI devices are described; a later directory wins over an earlier one.
+    pub cdi_dirs: Vec<PathBuf>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
@@ -49,6 +54,16 @@ pub struct Registry {
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct Network {
+    /// Where CNI configurations are; none there, or an empty path: the built-in bridge.
+    pub conf_dir: PathBuf,
+    /// How many of them a pod gets, first by name: eth0, eth1.
+    pub networks: u16,
+    /// Where plugins are; the first directory that has one wins.
+    pub bin_dirs: Vec<PathBuf>,
+    /// Where libcni's tools look for results.
+    pub cache_dir: PathBuf,
+    /// How long each plugin may take.
+    pub plugin_seconds: u32,
     pub bridge: Bridge,
 }
 
@@ -63,16 +78,30 @@ pub struct Bridge {
     pub table: String,
 }
 
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+#[serde(default, deny_unknown_fields)]
+pub struct Streaming {
+    /// IP and port where exec, attach and port-forward of CRI are served; port 0 takes a free one.
+    pub address: String,
+    /// `off`, `made` (a certificate of the daemon's own) or `files` (the two below).
+    pub tls: String,
+    /// PEM files: the chain, the server's certificate first, and its key.
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
 impl Default for Daemon {
     fn default() -> Self {
         Self {
             root: "/var/lib/berth".into(),
             state: "/run/berth".into(),
             listen: "unix:///run/berth/berth.sock".into(),
+            metrics_listen: String::new(),
             log_level: "info".into(),
             log_format: "text".into(),
             shim: PathBuf::new(),
             cgroup_parent: "/berth".into(),
+            cdi_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
         }
     }
 }
@@ -90,12 +119,30 @@ impl Default for Registry {
 
 impl Default for Network {
     fn default() -> Self {
-        Self { bridge: Bridge::default() }
+        Self {
+            conf_dir: "/etc/cni/net.d".into(),
+            networks: 1,
+            bin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
+            cache_dir: "/var/lib/cni".into(),
+            plugin_seconds: 60,
+            bridge: Bridge::default(),
+        }
     }
 }
 
 impl Default for Bridge {
     fn default() -> Self {
         Self { name: "berth0".into(), subnet: "10.88.0.0/16".into(), mtu: 1500, table: "berth".into() }
+    }
+}
+
+impl Default for Streaming {
+    fn default() -> Self {
+        Self {
+            address: "127.0.0.1:0".into(),
+            tls: "off".into(),
+            certificate: PathBuf::new(),
+            key: PathBuf::new(),
+        }
     }
 }

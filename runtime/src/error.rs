@@ -87,7 +87,11 @@ impl Error {
                 text.push_str(&format!(": {} {}", inner.op, inner.object));
                 hints.extend(inner.hint.as_deref());
             } else {
-                text.push_str(&format!(": {cause}"));
+                // Some libraries' errors print their causes themselves.
+                let said = cause.to_string();
+                if !text.ends_with(&said) {
+                    text.push_str(&format!(": {said}"));
+                }
             }
             source = cause.source();
         }
@@ -130,6 +134,28 @@ impl StdError for Cause {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cause_that_its_effect_has_told_already_is_not_told_again() {
+        let inner = Error::new(Kind::Internal, "do", "it").because(Cause("a: b".into()));
+        assert_eq!(inner.chain(), "do it: a: b");
+        let told = Error::new(Kind::Internal, "see", "it").because(Outer);
+        assert_eq!(told.chain(), "see it: outer: inner");
+    }
+
+    #[derive(Debug)]
+    struct Outer;
+    impl fmt::Display for Outer {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("outer: inner")
+        }
+    }
+    impl StdError for Outer {
+        fn source(&self) -> Option<&(dyn StdError + 'static)> {
+            static INNER: std::sync::LazyLock<Cause> = std::sync::LazyLock::new(|| Cause("inner".into()));
+            Some(&*INNER)
+        }
+    }
 
     #[test]
     fn chain_names_every_cause_once_and_ends_with_the_remedies() {

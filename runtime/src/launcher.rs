@@ -1,14 +1,43 @@
 //! Starts shims, finds them again, talks to them. Knows plans, not pods.
+//!
+//! ```text
+//! Launcher::container ── memfd with the plan, Birth from stdout ──> berth-shim
+//! Shim ──calls──> connection task ──SOCK_SEQPACKET── berth-shim;  replies by `seq`, events to everybody
+//! ```
+
+mod birth;
+mod connection;
+mod dial;
 
 use std::{
+    io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
 };
 
-use berth_launch::v1 as launch;
+use berth_launch::v1::{self as launch, birth::Outcome, reply::Result as Answer, request::Call};
 use tokio::sync::broadcast;
 
-use crate::Result;
+use self::connection::Connection;
+use crate::{Error, Kind, error::Cause};
+
+/// Why a shim did not do what it was asked.
+#[derive(Debug)]
+pub enum Fault {
+    /// It failed at a step; `oci::explain` says what that means.
+    Failed(launch::Failure),
+    /// It could not be asked.
+    Error(Error),
+}
+
+pub type Result<T> = std::result::Result<T, Fault>;
+
+/// A birth that takes longer hangs on a dead disk or network file system.
+const BIRTH: Duration = Duration::from_secs(60);
+/// A call that takes longer: likewise.
+const CALL: Duration = Duration::from_secs(30);
 
 /// Starts shims from one program.
 #[derive(Debug, Clone)]
@@ -16,22 +45,66 @@ pub struct Launcher {
     pub program: PathBuf,
 }
 
-/// A connection to one container's shim. Cheap to clone; many calls at once.
-#[derive(Debug, Clone)]
-pub struct Shim {}
-
 impl Launcher {
     /// Makes a pod's namespaces. Returns when they are pinned.
     pub async fn sandbox(&self, plan: &launch::SandboxPlan) -> Result<launch::Ready> {
-        todo!("{plan:?}")
+        let outcome = self.born("sandbox", plan, Path::new(&plan.dir)).await?;
+        ready(outcome, &plan.id)
     }
+
     /// Brings a container to CREATED. The shim's log goes to `<dir>/shim.log`.
     pub async fn container(&self, plan: &launch::ContainerPlan) -> Result<(Shim, launch::Ready)> {
-        todo!("{plan:?}")
+        let dir = Path::new(&plan.dir);
+        let outcome = self.born("container", plan, dir).await?;
+        let ready = ready(outcome, &plan.id)?;
+        Ok((self.connect(dir).await.map_err(Fault::Error)?, ready))
     }
-    /// Finds the shim of `dir` again. `NotFound` when nobody answers there.
-    pub async fn connect(&self, dir: &Path) -> Result<Shim> {
-        todo!("{dir:?}")
+
+    /// Finds the shim of `dir` again.
+    ///
+    /// # Errors
+    /// `NotFound` when nobody answers there.
+    pub async fn connect(&self, dir: &Path) -> crate::Result<Shim> {
+        const OP: &str = "connect to shim";
+        let shown = || dir.display().to_string();
+        let socket = connection::connect(dir).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                Error::new(Kind::NotFound, OP, shown()).because(error)
+            }
+            _ => Error::io(OP, shown(), error),
+        })?;
+        let connection = Connection::open(socket).map_err(|error| Error::io(OP, shown(), error))?;
+        let shim = Shim(Arc::new(connection));
+        match shim.call(Call::Hello(launch::Hello {}), Ends::default(), CALL).await {
+            Ok((Answer::Status(status), _)) => {
+                shim.0.set_status(status);
+                Ok(shim)
+            }
+            Ok((other, _)) => Err(Error::new(Kind::Internal, OP, shown()).because(odd(&other))),
+            Err(Fault::Error(error)) => Err(Error::new(Kind::NotFound, OP, shown()).because(error)),
+            Err(Fault::Failed(failure)) => {
+                Err(Error::new(Kind::Internal, OP, shown()).because(Cause(failure.detail)))
+            }
+        }
+    }
+
+    async fn born(&self, mode: &'static str, plan: &impl prost::Message, dir: &Path) -> Result<Outcome> {
+        let died = || {
+            Fault::Error(
+                Error::new(Kind::Internal, "start shim", dir.display().to_string())
+                    .because(Cause("it ended without a word".into()))
+                    .hint(format!("its log is {}", dir.join("shim.log").display())),
+            )
+        };
+        let birth = birth::birth(&self.program, mode, plan, dir);
+        match tokio::time::timeout(BIRTH, birth).await {
+            Ok(Ok(birth)) => birth.outcome.ok_or_else(died),
+            Ok(Err(error)) => Err(Fault::Error(error)),
+            Err(_) => Err(Fault::Error(
+                Error::new(Kind::Deadline, "start shim", dir.display().to_string())
+                    .because(Cause(format!("it said nothing for {BIRTH:?}"))),
+            )),
+        }
     }
 }
 
@@ -43,44 +116,133 @@ pub struct Ends {
     pub stderr: Option<OwnedFd>,
 }
 
+/// A connection to one container's shim. Cheap to clone; many calls at once.
+#[derive(Debug, Clone)]
+pub struct Shim(Arc<Connection>);
+
 impl Shim {
+    /// As the last message said.
     pub fn status(&self) -> launch::Status {
-        todo!()
+        self.0.status()
     }
+
     /// Events from now on; `Err(Closed)` when the shim has gone.
     pub fn events(&self) -> broadcast::Receiver<launch::Event> {
-        todo!()
+        self.0.events()
     }
+
     pub async fn start(&self) -> Result<launch::Status> {
-        todo!()
+        match self.call(Call::Start(launch::Start {}), Ends::default(), CALL).await? {
+            (Answer::Status(status), _) => Ok(status),
+            (other, _) => Err(unexpected(&other)),
+        }
     }
+
     pub async fn kill(&self, signal: u32, all: bool) -> Result<()> {
-        todo!("{signal} {all}")
+        self.done(Call::Kill(launch::Kill { signal, all })).await
     }
+
+    /// Answers when the signal is sent; the exit comes as an event.
     pub async fn stop(&self, signal: u32, grace_ms: u64) -> Result<()> {
-        todo!("{signal} {grace_ms}")
+        self.done(Call::Stop(launch::Stop { signal, grace_ms })).await
     }
+
     /// Starts a process; with a tty the master comes back.
     pub async fn exec(
         &self,
         exec: launch::Exec,
         ends: Ends,
     ) -> Result<(launch::ExecStarted, Option<OwnedFd>)> {
-        todo!("{exec:?} {ends:?}")
+        let exec = launch::Exec {
+            has_stdin: ends.stdin.is_some(),
+            has_stdout: ends.stdout.is_some(),
+            has_stderr: ends.stderr.is_some(),
+            ..exec
+        };
+        match self.call(Call::Exec(exec), ends, CALL).await? {
+            (Answer::ExecStarted(started), master) => Ok((started, master)),
+            (other, _) => Err(unexpected(&other)),
+        }
     }
+
     pub async fn exec_kill(&self, exec_id: &str, signal: u32) -> Result<()> {
-        todo!("{exec_id} {signal}")
+        self.done(Call::ExecKill(launch::ExecKill { exec_id: exec_id.into(), signal })).await
     }
+
     pub async fn resize(&self, exec_id: &str, rows: u32, columns: u32) -> Result<()> {
-        todo!("{exec_id} {rows} {columns}")
+        self.done(Call::Resize(launch::Resize { exec_id: exec_id.into(), rows, columns })).await
     }
+
     pub async fn reopen_log(&self) -> Result<()> {
-        todo!()
+        self.done(Call::ReopenLog(launch::ReopenLog {})).await
     }
+
     pub async fn attach(&self, ends: Ends) -> Result<()> {
-        todo!("{ends:?}")
+        let attach = launch::Attach {
+            has_stdin: ends.stdin.is_some(),
+            has_stdout: ends.stdout.is_some(),
+            has_stderr: ends.stderr.is_some(),
+        };
+        match self.call(Call::Attach(attach), ends, CALL).await? {
+            (Answer::Done(_), _) => Ok(()),
+            (other, _) => Err(unexpected(&other)),
+        }
     }
+
+    /// Kills all of it; the shim leaves.
     pub async fn shutdown(&self) -> Result<()> {
-        todo!()
+        self.done(Call::Shutdown(launch::Shutdown {})).await
     }
+
+    async fn done(&self, call: Call) -> Result<()> {
+        match self.call(call, Ends::default(), CALL).await? {
+            (Answer::Done(_), _) => Ok(()),
+            (other, _) => Err(unexpected(&other)),
+        }
+    }
+
+    async fn call(&self, call: Call, ends: Ends, allowed: Duration) -> Result<(Answer, Option<OwnedFd>)> {
+        const OP: &str = "ask shim";
+        let fds = [ends.stdin, ends.stdout, ends.stderr].into_iter().flatten().collect();
+        let gone = || {
+            Fault::Error(
+                Error::new(Kind::Unavailable, OP, "of the container")
+                    .because(Cause("it has gone: the container ended".into())),
+            )
+        };
+        match tokio::time::timeout(allowed, self.0.call(call, fds)).await {
+            Ok(Some((Answer::Failure(failure), _))) => Err(Fault::Failed(failure)),
+            Ok(Some((Answer::Unsupported(lacking), _))) => Err(Fault::Error(
+                Error::new(Kind::Unimplemented, OP, lacking.features.join(", "))
+                    .because(Cause("this container's shim is older than berthd".into()))
+                    .hint("restart the container"),
+            )),
+            Ok(Some(answer)) => Ok(answer),
+            Ok(None) => Err(gone()),
+            Err(_) => Err(Fault::Error(
+                Error::new(Kind::Deadline, OP, "of the container")
+                    .because(Cause(format!("it did not answer for {allowed:?}"))),
+            )),
+        }
+    }
+}
+
+fn ready(outcome: Outcome, id: &str) -> Result<launch::Ready> {
+    match outcome {
+        Outcome::Ready(ready) => Ok(ready),
+        Outcome::Failure(failure) => Err(Fault::Failed(failure)),
+        Outcome::Unsupported(lacking) => Err(Fault::Error(
+            Error::new(Kind::Unimplemented, "start shim", id)
+                .because(Cause(format!("berth-shim lacks {}", lacking.features.join(", "))))
+                .hint("install berthd and berth-shim of one version"),
+        )),
+    }
+}
+
+fn unexpected(answer: &Answer) -> Fault {
+    Fault::Error(Error::new(Kind::Internal, "ask shim", "of the container").because(odd(answer)))
+}
+
+fn odd(answer: &Answer) -> Cause {
+    Cause(format!("it answered out of turn: {answer:?}"))
 }

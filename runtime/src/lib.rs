@@ -11,6 +11,8 @@ pub mod image;
 pub mod launcher;
 pub mod net;
 pub mod oci;
+pub mod ocicli;
 pub mod pod;
+pub mod streaming;
 
 pub use error::{Error, Kind, Result};

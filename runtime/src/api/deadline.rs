@@ -1,12 +1,14 @@
-//! The caller's deadline (`grpc-timeout`, gRPC over HTTP/2 protocol) answered as DEADLINE_EXCEEDED.
+//! Two answers that tonic gives and CRI words otherwise.
 //!
-//! tonic ends such a call with CANCELLED, which a kubelet doesn't take for a timeout. Only the answer ends here:
-//! what a pod's task or the image store has begun runs on, and a retry joins it.
+//! The caller's deadline (`grpc-timeout`, gRPC over HTTP/2 protocol) is answered as DEADLINE_EXCEEDED: tonic ends such a
+//! call with CANCELLED, which a kubelet doesn't take for a timeout. Only the answer ends here: what a pod's task or the
+//! image store has begun runs on, and a retry joins it. A message over the bound is INVALID_ARGUMENT like everything
+//! else that nobody may ask, and not OUT_OF_RANGE.
 
 use std::{convert::Infallible, future::Future, pin::Pin, task::Poll, time::Duration};
 
 use http::{Request, Response};
-use tonic::{Status, body::Body};
+use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 
 /// So much before the caller's own clock runs out the answer leaves.
@@ -44,9 +46,9 @@ where
         let allowed = header.and_then(parse);
         let answer = self.0.call(request);
         Box::pin(async move {
-            let Some(allowed) = allowed else { return answer.await };
+            let Some(allowed) = allowed else { return answer.await.map(reworded) };
             match tokio::time::timeout(allowed.saturating_sub(HEAD_START), answer).await {
-                Ok(answer) => answer,
+                Ok(answer) => answer.map(reworded),
                 Err(_) => {
                     let text = format!(
                         "the caller's deadline of {allowed:?} ran out; the work goes on and a retry joins it"
@@ -56,6 +58,23 @@ where
             }
         })
     }
+}
+
+/// The refusal of a message over the bound, in our words; tonic has refused it before any call of ours began.
+fn reworded(answer: Response<Body>) -> Response<Body> {
+    match Status::from_header_map(answer.headers()) {
+        Some(status) if too_large(&status) => {
+            let bound = super::serve::MAX_MESSAGE_BYTES;
+            let text =
+                format!("read request message: it has more than {bound} bytes; ask for less in one call");
+            Status::invalid_argument(text).into_http()
+        }
+        _ => answer,
+    }
+}
+
+fn too_large(status: &Status) -> bool {
+    status.code() == Code::OutOfRange && status.message().contains("decoded message length too large")
 }
 
 /// At most eight digits and a unit.

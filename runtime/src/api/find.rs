@@ -1,7 +1,7 @@
 //! What a caller's text means: an id, an unambiguous prefix of one, or a standalone container's name.
 //!
-//! Clients send what people type, so prefixes are accepted wherever an id is. What is no id at all (a path, a
-//! word) is simply not found: the text never goes further than this file.
+//! Clients send what people type, so prefixes are accepted wherever an id is. A word that is no id is not found; what
+//! can be none (a path, nothing) is refused by its field. The text never goes further than this file.
 
 use std::sync::Arc;
 
@@ -12,7 +12,11 @@ use crate::{
 };
 
 /// A pod of CRI's.
+///
+/// # Errors
+/// `Invalid` for what can be no id, `NotFound`.
 pub fn pod(pods: &Pods, text: &str) -> Result<Arc<PodView>> {
+    id("find pod", "pod_sandbox_id", text)?;
     if let Ok(id) = PodId::parse(text) {
         let found = pods.pod(&id).filter(|pod| pod.client == Client::Cri);
         return found.ok_or_else(|| Error::not_found("find pod", text));
@@ -23,7 +27,11 @@ pub fn pod(pods: &Pods, text: &str) -> Result<Arc<PodView>> {
 }
 
 /// A container of CRI's.
+///
+/// # Errors
+/// `Invalid` for what can be no id, `NotFound`.
 pub fn container(pods: &Pods, text: &str) -> Result<ContainerView> {
+    id("find container", "container_id", text)?;
     if let Ok(id) = ContainerId::parse(text) {
         let found = pods.container(&id).filter(|container| container.client == Client::Cri);
         return found.ok_or_else(|| Error::not_found("find container", text));
@@ -66,6 +74,19 @@ pub fn absent_is_done(result: Result<()>) -> Result<()> {
     }
 }
 
+/// An id as clients write it, whole or its beginning.
+fn id(op: &'static str, field: &'static str, text: &str) -> Result<()> {
+    const LONGEST: usize = 256;
+    if text.is_empty() {
+        return Err(Error::invalid(op, field, "the field is missing"));
+    }
+    let letters = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+    match letters && text.len() <= LONGEST {
+        true => Ok(()),
+        false => Err(Error::invalid(op, field, "an id is of hex digits")),
+    }
+}
+
 fn one<'a, T>(
     op: &'static str,
     text: &str,
@@ -100,6 +121,17 @@ mod tests {
         assert_eq!(find("").unwrap_err().kind, Kind::Invalid);
         for text in ["f", "../../etc/passwd", "/", "abc1234", "ABC", "abc\0", "ä"] {
             assert_eq!(find(text).unwrap_err().kind, Kind::NotFound, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_id_is_no_path() {
+        for good in ["abc123", "some-uuid-1", "x.y_z"] {
+            assert!(id("find", "container_id", good).is_ok(), "{good}");
+        }
+        for bad in ["", "a/b", "../x", "a\0", "a b", "ä", &"a".repeat(257)] {
+            let error = id("find", "container_id", bad).unwrap_err();
+            assert_eq!((error.kind, error.object.as_str()), (Kind::Invalid, "container_id"), "{bad}");
         }
     }
 

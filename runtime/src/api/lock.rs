@@ -5,11 +5,21 @@ use std::{
     io::{Read, Seek, Write},
     os::unix::fs::DirBuilderExt,
     path::Path,
+    thread,
+    time::{Duration, Instant},
 };
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::{
+    fs::{FlockOperation, flock},
+    io::Errno,
+    process::{Pid, test_kill_process},
+};
 
 use crate::{Error, Kind, Result};
+
+/// A program that a killed daemon was about to start holds what that daemon held until it runs, some microseconds
+/// later: for so long a dead daemon's lock or socket is waited for.
+pub const ORPHAN: Duration = Duration::from_secs(2);
 
 /// Held as long as the daemon lives; the kernel lets go of it, however the daemon ends.
 #[derive(Debug)]
@@ -22,14 +32,20 @@ pub struct Lock {
 /// # Errors
 /// `Precondition` names the daemon that has one already.
 pub fn take(root: &Path, state: &Path) -> Result<Lock> {
-    Ok(Lock { _files: [one(root)?, one(state)?] })
+    // Layers hold setuid files and records environments: not for the node's other users. The socket in the state
+    // directory may be given to a group, and what else is there has modes of its own.
+    Ok(Lock { _files: [one(root, 0o700)?, one(state, 0o711)?] })
 }
 
-fn one(directory: &Path) -> Result<File> {
-    // 0711: what is inside has modes of its own, and the socket in it may be given to a group.
+/// Whether there is such a process; a zombie is one too.
+pub fn runs(pid: Option<i32>) -> bool {
+    pid.and_then(Pid::from_raw).is_some_and(|pid| test_kill_process(pid) != Err(Errno::SRCH))
+}
+
+fn one(directory: &Path, mode: u32) -> Result<File> {
     DirBuilder::new()
         .recursive(true)
-        .mode(0o711)
+        .mode(mode)
         .create(directory)
         .map_err(|error| Error::io("make directory", directory.display().to_string(), error))?;
     let path = directory.join("lock");
@@ -41,17 +57,22 @@ fn one(directory: &Path) -> Result<File> {
         .truncate(false)
         .open(&path)
         .map_err(|error| Error::io("open lock", shown(), error))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            let mut holder = String::new();
-            // For the message only: an unreadable pid makes it shorter.
-            file.read_to_string(&mut holder).ok();
+    let patience = Instant::now() + ORPHAN;
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => break,
+            Err(Errno::WOULDBLOCK) => {}
+            Err(errno) => return Err(Error::io("take lock", shown(), errno)),
+        }
+        let mut holder = String::new();
+        // An unreadable pid is nobody's, and makes the message shorter.
+        file.rewind().and_then(|()| file.read_to_string(&mut holder)).ok();
+        if runs(holder.trim().parse().ok()) || Instant::now() > patience {
             return Err(Error::new(Kind::Precondition, "take lock", shown())
                 .because(crate::error::Cause(format!("berthd with pid {} has it", holder.trim())))
                 .hint("stop that one, or give this one its own --root and --state"));
         }
-        Err(errno) => return Err(Error::io("take lock", shown(), errno)),
+        thread::sleep(Duration::from_millis(2));
     }
     file.set_len(0)
         .and_then(|()| file.rewind())
@@ -74,5 +95,21 @@ mod tests {
         assert!(error.chain().contains(&format!("pid {} has it", std::process::id())), "{}", error.chain());
         drop(held);
         take(&root, &state).unwrap();
+    }
+
+    #[test]
+    fn a_dead_daemons_lock_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, state) = (dir.path().join("root"), dir.path().join("state"));
+        let held = take(&root, &state).unwrap();
+        // No process has it: pids end at 2^22 (proc_sys_kernel(5), pid_max).
+        std::fs::write(root.join("lock"), i32::MAX.to_string()).unwrap();
+        let taken = thread::scope(|scope| {
+            let taken = scope.spawn(|| take(&root, &state));
+            // Dropped while the other waits, or before it began: both are to end well.
+            drop(held);
+            taken.join().unwrap()
+        });
+        taken.unwrap();
     }
 }

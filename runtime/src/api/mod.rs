@@ -5,21 +5,26 @@
 //!                              ├─ cri::images                                                                ├─> pod, image
 //!                              └─ standalone    (berth.v1) ── create, lifecycle, logs, streams, images ──────┘
 //! ```
-//! Every call runs in a span of its own (`status::call`), which is also the only place that logs its error.
+//! `exporter` counts the calls and serves the daemon's own metrics. Every call runs in a span of its own (`status::call`), which is also the only place that logs its error.
 
 pub mod cri;
 mod deadline;
+pub mod exporter;
 mod find;
 mod lock;
 pub mod serve;
+mod standalone;
 mod status;
 
 use std::{sync::Arc, time::SystemTime};
+
+use tokio::sync::watch;
 
 use crate::{
     config::Config,
     image,
     pod::{Pods, Rooms},
+    streaming::Tickets,
 };
 
 /// What the calls are answered from. Cheap to clone.
@@ -29,11 +34,27 @@ pub struct Door {
     images: image::Store,
     rooms: Rooms,
     config: Arc<Config>,
+    names: standalone::Names,
+    tickets: Tickets,
+    rates: cri::Rates,
+    layers: cri::Layers,
+    /// True once the daemon is to end: streams that have no end of their own end then.
+    ending: watch::Sender<bool>,
 }
 
 impl Door {
-    pub fn new(pods: Pods, rooms: Rooms, config: Config) -> Self {
-        Self { pods, images: rooms.images.clone(), rooms, config: Arc::new(config) }
+    pub fn new(pods: Pods, rooms: Rooms, config: Config, tickets: Tickets) -> Self {
+        Self {
+            pods,
+            images: rooms.images.clone(),
+            rooms,
+            config: Arc::new(config),
+            names: standalone::Names::default(),
+            tickets,
+            rates: cri::Rates::default(),
+            layers: cri::Layers::default(),
+            ending: watch::Sender::new(false),
+        }
     }
 }
 

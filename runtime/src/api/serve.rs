@@ -9,16 +9,21 @@ use std::{
         net::UnixStream,
     },
     path::{Path, PathBuf},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
-use berth_cri::v1::{image_service_server::ImageServiceServer, runtime_service_server::RuntimeServiceServer};
+use berth_cri::{
+    berth::{containers_server::ContainersServer, daemon_server::DaemonServer, images_server::ImagesServer},
+    v1::{image_service_server::ImageServiceServer, runtime_service_server::RuntimeServiceServer},
+};
+use rustix::net::sockopt::socket_peercred;
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 use tracing::{info, warn};
 
-use super::{Door, deadline::Deadline};
+use super::{Door, deadline::Deadline, exporter::Calls, lock, standalone};
 use crate::{Error, Kind, Result};
 
 pub use super::lock::{Lock, take};
@@ -66,10 +71,20 @@ pub fn bind(path: &Path) -> Result<UnixListener> {
 }
 
 /// Serves until `stop` resolves, then lets running calls end for a bounded time.
-pub async fn serve(door: Door, listener: UnixListener, stop: impl Future<Output = ()>) -> Result<()> {
-    let (ending, ended) = tokio::sync::watch::channel(false);
-    let mut drained = ended.clone();
+pub async fn serve(
+    door: Door,
+    calls: Calls,
+    listener: UnixListener,
+    stop: impl Future<Output = ()>,
+) -> Result<()> {
+    let ending = door.ending.clone();
+    let mut drained = ending.subscribe();
+    standalone::resume(&door).await;
+    let images = door.config.daemon.root.join("images");
+    tokio::spawn(door.layers.clone().watch(door.pods.clone(), images, ending.subscribe()));
     let server = Server::builder()
+        // Around the deadline, so that a call it ended is counted as it was answered.
+        .layer(calls)
         .layer(Deadline)
         .add_service(
             RuntimeServiceServer::new(door.clone())
@@ -81,6 +96,13 @@ pub async fn serve(door: Door, listener: UnixListener, stop: impl Future<Output 
                 .max_decoding_message_size(MAX_MESSAGE_BYTES)
                 .max_encoding_message_size(MAX_MESSAGE_BYTES),
         )
+        .add_service(
+            ContainersServer::new(door.clone())
+                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                .max_encoding_message_size(MAX_MESSAGE_BYTES),
+        )
+        .add_service(ImagesServer::new(door.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES))
+        .add_service(DaemonServer::new(door))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async move {
             // An error is the sender gone: the end as well.
             drained.wait_for(|ending| *ending).await.ok();
@@ -116,14 +138,26 @@ fn clear(path: &Path) -> Result<()> {
         }
         Ok(_) => {}
     }
-    match UnixStream::connect(path) {
-        Ok(_) => Err(Error::new(Kind::Precondition, "bind socket", shown())
-            .because(crate::error::Cause("a daemon answers there already".into()))
-            .hint("stop it, or give another --listen")),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            fs::remove_file(path).map_err(|error| Error::io("remove stale socket", shown(), error))
+    let patience = Instant::now() + lock::ORPHAN;
+    loop {
+        match UnixStream::connect(path) {
+            Ok(stream) => {
+                // Whoever called listen(2): unix(7), SO_PEERCRED. Without an answer somebody lives there.
+                let lives =
+                    socket_peercred(&stream).map_or(true, |peer| lock::runs(Some(peer.pid.as_raw_pid())));
+                if lives || Instant::now() > patience {
+                    return Err(Error::new(Kind::Precondition, "bind socket", shown())
+                        .because(crate::error::Cause("a daemon answers there already".into()))
+                        .hint("stop it, or give another --listen"));
+                }
+                thread::sleep(Duration::from_millis(2));
+            }
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                return fs::remove_file(path)
+                    .map_err(|error| Error::io("remove stale socket", shown(), error));
+            }
+            Err(error) => return Err(Error::io("look at socket", shown(), error)),
         }
-        Err(error) => Err(Error::io("look at socket", shown(), error)),
     }
 }
 

@@ -67,7 +67,7 @@ fn message(error: &Error) -> String {
     while let Some(here) = cause {
         let text = here.to_string();
         if let Some(prefix) = KUBELET_PREFIXES.into_iter().find(|prefix| text.starts_with(prefix)) {
-            return format!("{prefix}: {chain}");
+            return format!("{prefix}: {}", chain.replacen(&format!("{prefix}: "), "", 1));
         }
         cause = here.source();
     }

@@ -9,16 +9,18 @@ use std::{
 
 use berth::{
     Error, Kind, Result,
-    api::{self, Door, serve},
+    api::{self, Door, exporter, serve},
     cgroup,
     config::{Config, load},
     image,
     launcher::Launcher,
     net,
     pod::{Pods, Rooms},
+    streaming,
 };
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use tracing_subscriber::{EnvFilter, Registry, layer::SubscriberExt, reload, util::SubscriberInitExt};
 
@@ -38,7 +40,7 @@ struct Arguments {
     /// The socket of CRI and of `berth`
     #[arg(long, value_name = "unix:///PATH")]
     listen: Option<String>,
-    /// Comes with the metrics capability
+    /// Where Prometheus finds the daemon's own metrics: 127.0.0.1:9977
     #[arg(long, value_name = "ADDRESS")]
     metrics_listen: Option<String>,
     /// error, warn, info, debug, trace, or directives for parts
@@ -108,6 +110,9 @@ fn configured(arguments: &Arguments) -> Result<Config> {
     if let Some(listen) = &arguments.listen {
         daemon.listen.clone_from(listen);
     }
+    if let Some(listen) = &arguments.metrics_listen {
+        daemon.metrics_listen.clone_from(listen);
+    }
     if let Some(level) = &arguments.log_level {
         daemon.log_level.clone_from(level);
     }
@@ -120,6 +125,8 @@ fn configured(arguments: &Arguments) -> Result<Config> {
         }
     }
     serve::path(&daemon.listen)?;
+    streaming::check(&config.streaming)?;
+    exporter::address(&daemon.metrics_listen)?;
     filter(&daemon.log_level)?;
     if !matches!(daemon.log_format.as_str(), "text" | "json") {
         let cause = format!("{:?} is neither text nor json", daemon.log_format);
@@ -129,10 +136,6 @@ fn configured(arguments: &Arguments) -> Result<Config> {
 }
 
 fn daemon(arguments: &Arguments) -> Result<()> {
-    if arguments.metrics_listen.is_some() {
-        return Err(Error::new(Kind::Unimplemented, "listen for metrics", "--metrics-listen")
-            .hint("it comes with the metrics capability; leave the flag away"));
-    }
     let config = configured(arguments)?;
     let level = log_to_stderr(&config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -150,11 +153,33 @@ async fn live(arguments: &Arguments, config: Config, level: &LevelHandle) -> Res
     let socket = serve::path(&config.daemon.listen)?;
     let rooms = open(&config).await?;
     let pods = Pods::recover(rooms.clone()).await?;
+    let streaming = streaming::Server::bind(&config.streaming).await?;
+    let exporter = exporter::Exporter::new(pods.clone());
+    let metrics = match exporter::address(&config.daemon.metrics_listen)? {
+        Some(address) => Some(exporter::Listener::bind(address).await?),
+        None => None,
+    };
     let listener = serve::bind(&socket)?;
     info!(version = api::VERSION, listen = %config.daemon.listen, "ready");
     notify("READY=1");
     let stop = until_stopped(arguments, config.clone(), level)?;
-    serve::serve(Door::new(pods, rooms, config), listener, stop).await?;
+    let door = Door::new(pods.clone(), rooms.clone(), config, streaming.tickets());
+    let stopping = CancellationToken::new();
+    let streams = tokio::spawn(streaming.serve(pods, rooms.launcher, stopping.clone().cancelled_owned()));
+    let calls = exporter.calls();
+    let metrics =
+        metrics.map(|metrics| tokio::spawn(metrics.serve(exporter, stopping.clone().cancelled_owned())));
+    let stop = async {
+        stop.await;
+        stopping.cancel();
+    };
+    serve::serve(door, calls, listener, stop).await?;
+    streams.await.map_err(|error| Error::new(Kind::Internal, "stop", "streaming server").because(error))?;
+    if let Some(metrics) = metrics {
+        metrics
+            .await
+            .map_err(|error| Error::new(Kind::Internal, "stop", "metrics listener").because(error))?;
+    }
     std::fs::remove_file(&socket)
         .map_err(|error| Error::io("remove socket", socket.display().to_string(), error))
 }
@@ -227,7 +252,10 @@ fn reload(arguments: &Arguments, running: &mut Config, level: &LevelHandle) -> R
 }
 
 fn filter(level: &str) -> Result<EnvFilter> {
-    EnvFilter::try_new(level).map_err(|error| {
+    // The libraries' own frames and polls are no facts about containers; a directive that names one brings them back.
+    const QUIET: &str =
+        "h2=info,hyper=info,hyper_util=info,tower=info,netlink_proto=info,rustls=info,reqwest=info";
+    EnvFilter::try_new(format!("{QUIET},{level}")).map_err(|error| {
         Error::new(Kind::Invalid, "read configuration", "daemon.log_level")
             .because(error)
             .hint("one of error, warn, info, debug, trace")

@@ -1,13 +1,53 @@
 //! THE COMPILER: what is asked for and what the image says -> OCI runtime spec -> `launch::ContainerPlan`. Pure: no
 //! files, no clock, no network. Golden files in `golden/`.
+//!
+//! ```text
+//! ContainerConfig, ImageConfiguration, Options ── spec ──> Spec ── compile ──> ContainerPlan
+//! a bundle's config.json ── bundle ────────────────────────────────────────> ContainerPlan
+//! PodSandboxConfig ─────────────────────────────────── sandbox_plan ────────> SandboxPlan
+//! Failure (of a step) ── explain ──> Error
+//! ```
 
-use std::path::PathBuf;
+mod bundle;
+mod capabilities;
+mod cdi;
+mod compile;
+mod devices;
+mod exec;
+mod explain;
+#[cfg(test)]
+mod golden;
+mod labels;
+mod mounts;
+mod sandbox;
+mod seccomp;
+mod spec;
+mod syscalls;
+mod user;
+
+pub use self::{
+    bundle::{
+        Bundle, Keyring, cpus as bundle_cpus, late_hooks, parse as parse_bundle, parse_process,
+        plan as bundle_plan, process as bundle_process, rootfs_path, state_text,
+    },
+    capabilities::names as capability_names,
+    cdi::{Edits, Node as CdiNode, Text as CdiText, asked as cdi_devices, resolve as resolve_cdi},
+    compile::compile,
+    exec::exec_process,
+    explain::explain,
+    labels::{Apparmor, DEFAULT_PROFILE, apparmor},
+    sandbox::modes,
+    sandbox::sandbox_plan,
+    seccomp::default_profile,
+    spec::spec,
+    user::parse_signal,
+};
+
+use std::{collections::BTreeMap, path::PathBuf};
 
 use berth_cri::v1 as cri;
 use berth_launch::v1 as launch;
-use oci_spec::{image::ImageConfiguration, runtime::Spec};
-
-use crate::Result;
+use oci_spec::image::ImageConfiguration;
 
 /// All that a container's spec is made from.
 #[derive(Debug)]
@@ -26,6 +66,8 @@ pub struct Host {
     pub cgroup_v2: bool,
     /// Capabilities this kernel knows: 0..=last.
     pub last_capability: u32,
+    /// SELinux is on.
+    pub selinux: bool,
     /// Host devices, for privileged containers: path, type letter (c, b), major, minor, mode.
     pub devices: Vec<(PathBuf, char, u32, u32, u32)>,
 }
@@ -56,6 +98,12 @@ pub struct Place {
     pub log: Option<PathBuf>,
     /// Text of a Localhost seccomp profile, read by the caller.
     pub seccomp_profile: Option<String>,
+    /// The layers of each mount that is an image, topmost first, by its position among the mounts that are asked for.
+    pub image_volumes: BTreeMap<usize, Vec<PathBuf>>,
+    /// The AppArmor profile that is to be set; empty: none.
+    pub apparmor: String,
+    /// What the container's CDI devices change in it.
+    pub cdi: Edits,
 }
 
 /// What CRI cannot say.
@@ -75,27 +123,11 @@ pub struct Options {
     pub pids: Option<i64>,
 }
 
-/// Merges config and image into an OCI runtime spec.
-///
-/// # Errors
-/// `Invalid` names the field: no command, run_as_group without run_as_user, an unknown capability, a bad path.
-pub fn spec(request: &Request<'_>) -> Result<Spec> {
-    todo!("{request:?}")
-}
-
-/// Compiles a spec into the plan that a shim walks.
-pub fn compile(spec: &Spec, request: &Request<'_>) -> Result<launch::ContainerPlan> {
-    todo!("{spec:?} {request:?}")
-}
-
-/// Compiles the process of an exec in a container with that spec.
-pub fn exec_process(spec: &Spec, exec: &Exec) -> Result<launch::Process> {
-    todo!("{spec:?} {exec:?}")
-}
-
 #[derive(Debug, Clone, Default)]
 pub struct Exec {
     pub args: Vec<String>,
+    /// The container's own environment as bytes, which the spec can't hold; empty: the spec's.
+    pub own_env: Vec<Vec<u8>>,
     pub env: Vec<Vec<u8>>,
     /// user[:group]; empty: the container's.
     pub user: String,
@@ -104,15 +136,4 @@ pub struct Exec {
     pub rows: u32,
     pub columns: u32,
     pub privileged: bool,
-}
-
-/// Compiles the pod's own plan; `link` comes from the network.
-pub fn sandbox_plan(
-    sandbox: &cri::PodSandboxConfig,
-    id: &str,
-    dir: PathBuf,
-    link: Option<launch::Link>,
-    cgroup: launch::Cgroup,
-) -> Result<launch::SandboxPlan> {
-    todo!("{sandbox:?} {id} {dir:?} {link:?} {cgroup:?}")
 }

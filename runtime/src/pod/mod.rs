@@ -1,33 +1,66 @@
 //! THE BRAIN: decides and records. One task per pod owns it; lists and statuses come from published views and never
 //! wait for a container.
+//!
+//! ```text
+//! Pods (doors call it) ──Command──> actor::Pod, one task each ──> sandbox, container ──> image, net, cgroup, oci, launcher
+//!   ^ views, shims <── Board <──publish──┘   ^──Happened── events of the containers' shims
+//! recover: records on disk + shims that answer -> the same tasks as before
+//! ```
 
-use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+mod actor;
+mod apparmor;
+mod board;
+mod cdi;
+mod clock;
+mod container;
+mod events;
+mod image_volumes;
+mod place;
+mod ports;
+mod publish;
+mod record;
+mod recover;
+mod relabel;
+mod resources;
+mod sandbox;
+mod state;
+mod streams;
+mod view;
+mod volumes;
+mod wish;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use berth_cri::v1 as cri;
-use berth_launch::v1 as launch;
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
+pub use self::view::{
+    Client, ContainerState, ContainerView, CreateContainer, ExecHandle, PodState, PodView, RunPod,
+};
+use self::{
+    actor::{Command, Pod},
+    board::Board,
+    place::Places,
+};
 use crate::{
-    Result, cgroup, config,
+    Error, Kind, Result, cgroup, config,
+    error::Cause,
     id::{ContainerId, PodId},
     image,
-    launcher::Launcher,
+    launcher::{Fault, Launcher, Shim},
     net, oci,
 };
+pub use events::{Event, What};
 // What callers of this room give and get; they need not know the rooms behind it.
 pub use crate::{
     cgroup::Stats,
     launcher::Ends,
     oci::{Exec, Options},
 };
-
-/// Who asked for a pod. Standalone ones are in no CRI list, and for them a network mode of CONTAINER means a network
-/// namespace with loopback only (`--network none`, which CRI cannot say).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Client {
-    Cri,
-    Standalone,
-}
 
 /// The rooms that pods are made with.
 #[derive(Debug, Clone)]
@@ -41,177 +74,366 @@ pub struct Rooms {
 
 /// All pods of this node. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Pods {}
+pub struct Pods(Arc<Node>);
 
-#[derive(Debug, Clone)]
-pub struct RunPod {
-    pub config: cri::PodSandboxConfig,
-    pub handler: String,
-    pub client: Client,
-}
-
-#[derive(Debug, Clone)]
-pub struct CreateContainer {
-    pub config: cri::ContainerConfig,
-    /// CRI repeats it; empty (default): the pod's own.
-    pub sandbox: cri::PodSandboxConfig,
-    pub options: oci::Options,
-    /// Given for standalone containers, whose log directory is named after it; else made up.
-    pub id: Option<ContainerId>,
-    /// Keep the writable layer over runs (docker's meaning); false: a CRI attempt, overlay volatile.
-    pub keep_layer: bool,
-    /// For standalone containers: what the person asked for, kept for `inspect`.
-    pub standalone: Option<berth_cri::berth::ContainerSpec>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PodState {
-    Ready,
-    NotReady,
-}
-
-/// What is known of a pod, published after each change.
-#[derive(Debug, Clone)]
-pub struct PodView {
-    pub id: PodId,
-    pub client: Client,
-    pub config: Arc<cri::PodSandboxConfig>,
-    pub handler: String,
-    pub state: PodState,
-    pub created_at: i64,
-    pub ips: Vec<IpAddr>,
-    pub netns: Option<PathBuf>,
-    pub containers: Vec<ContainerView>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ContainerState {
-    Created,
-    Running,
-    /// Its shim waits to start it again.
-    Backoff,
-    Exited,
-    Unknown,
-}
-
-#[derive(Debug, Clone)]
-pub struct ContainerView {
-    pub id: ContainerId,
-    pub pod: PodId,
-    pub client: Client,
-    pub config: Arc<cri::ContainerConfig>,
-    pub standalone: Option<Arc<berth_cri::berth::ContainerSpec>>,
-    pub spec: Arc<oci_spec::runtime::Spec>,
-    pub image_id: String,
-    pub state: ContainerState,
-    /// Unix nanoseconds; 0: not yet.
-    pub created_at: i64,
-    pub started_at: i64,
-    pub finished_at: i64,
-    pub exit_code: i32,
-    /// `Completed`, `Error`, `OOMKilled`, or why it never ran.
-    pub reason: String,
-    pub message: String,
-    pub oom_killed: bool,
-    pub restarts: u32,
-    pub pid: i32,
-    pub uid: u32,
-    pub gid: u32,
-    pub groups: Vec<u32>,
-    pub log: Option<PathBuf>,
-    pub cgroup_path: String,
-    pub upper: PathBuf,
-}
-
-/// A process started in a running container.
 #[derive(Debug)]
-pub struct ExecHandle {
-    pub exec_id: String,
-    /// The pty master, where a tty was asked for.
-    pub tty: Option<std::os::fd::OwnedFd>,
-    pub exit: tokio::sync::oneshot::Receiver<launch::ExecExited>,
+struct Node {
+    rooms: Rooms,
+    places: Places,
+    board: Arc<Board>,
+    tasks: Arc<Mutex<Tasks>>,
 }
+
+/// The pods' tasks, by id and by what a client calls them.
+#[derive(Debug, Default)]
+struct Tasks {
+    by_id: HashMap<PodId, mpsc::Sender<Command>>,
+    by_name: HashMap<Name, PodId>,
+}
+
+/// What makes a pod of CRI's the same as another.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Name {
+    namespace: String,
+    name: String,
+    uid: String,
+    attempt: u32,
+}
+
+/// Commands that may wait for a pod's task.
+const COMMANDS: usize = 256;
+/// What CRI and docker give a container that nobody gives a time.
+const GRACE: Duration = Duration::from_secs(10);
+/// After its last signal a container is waited for so long, then for so long again once its cgroup is killed.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Pods {
     /// Reads the records, finds the shims again, sweeps what nobody owns. Nothing that can't be read is dropped.
     pub async fn recover(rooms: Rooms) -> Result<Self> {
-        todo!("{rooms:?}")
+        recover::recover(rooms).await
     }
 
+    /// Makes a pod, or joins the making of the same one.
     pub async fn run(&self, request: RunPod) -> Result<PodId> {
-        todo!("{request:?}")
+        sandbox::check(&request.handler)?;
+        let answer = self.begin(request);
+        received(answer.await)
     }
-    /// Kills all of it and lets the network go. Unknown or stopped already: success.
+
+    /// Hands the request to the pod's task, a new one where there is none.
+    fn begin(&self, request: RunPod) -> oneshot::Receiver<Result<PodId>> {
+        let (answer, answered) = oneshot::channel();
+        let name = match request.client {
+            Client::Cri => Some(Name::of(&request.config)),
+            Client::Standalone => None,
+        };
+        let config = Box::new(request.config.clone());
+        let mut tasks = self.tasks();
+        let there = name
+            .as_ref()
+            .and_then(|name| tasks.by_name.get(name))
+            .and_then(|id| tasks.by_id.get(id))
+            .cloned();
+        let commands = match there {
+            Some(commands) => commands,
+            None => {
+                let id = PodId::random();
+                let (commands, receiver) = mpsc::channel(COMMANDS);
+                tasks.by_id.insert(id.clone(), commands.clone());
+                if let Some(name) = &name {
+                    tasks.by_name.insert(name.clone(), id.clone());
+                }
+                let pod = self.new_pod(id.clone(), request, commands.clone());
+                let tasks = Arc::clone(&self.0.tasks);
+                pod.make_and_run(receiver, move || {
+                    tasks.lock().unwrap_or_else(PoisonError::into_inner).forget(&id);
+                });
+                commands
+            }
+        };
+        drop(tasks);
+        tokio::spawn(async move {
+            // A task that has ended drops the answer, which its caller sees.
+            commands.send(Command::Await(config, answer)).await.ok();
+        });
+        answered
+    }
+
+    fn new_pod(&self, id: PodId, request: RunPod, me: mpsc::Sender<Command>) -> Pod {
+        let record = record::PodRecord {
+            version: record::VERSION,
+            id: id.to_string(),
+            client: record::By::from(request.client).into(),
+            handler: request.handler,
+            config: Some(request.config.clone()),
+            created_at: clock::now(),
+            ..record::PodRecord::default()
+        };
+        Pod {
+            id,
+            rooms: self.0.rooms.clone(),
+            places: self.0.places.clone(),
+            board: Arc::clone(&self.0.board),
+            record,
+            config: Arc::new(request.config),
+            ips: Vec::new(),
+            containers: Default::default(),
+            me,
+        }
+    }
+
+    /// Kills all of it and lets the network go. Stopped already: success.
+    ///
+    /// # Errors
+    /// `NotFound` for a pod that isn't there.
     pub async fn stop(&self, pod: &PodId) -> Result<()> {
-        todo!("{pod}")
+        self.ask(pod, Command::Close).await?;
+        let containers = self.pod(pod).map(|view| view.containers.clone()).unwrap_or_default();
+        let ended = containers.iter().map(|container| self.end_container(&container.id));
+        for outcome in futures_util::future::join_all(ended).await {
+            outcome?;
+        }
+        self.ask(pod, Command::TakeDown).await
     }
+
+    /// Removes it with all its containers, stopping it first.
+    ///
+    /// # Errors
+    /// `NotFound` for a pod that isn't there.
     pub async fn remove(&self, pod: &PodId) -> Result<()> {
-        todo!("{pod}")
+        self.stop(pod).await?;
+        self.ask(pod, Command::Erase).await?;
+        self.tasks().forget(pod);
+        Ok(())
     }
+
+    /// Makes a container in a pod, up to CREATED.
     pub async fn create(&self, pod: &PodId, request: CreateContainer) -> Result<ContainerId> {
-        todo!("{pod} {request:?}")
+        self.ask(pod, |answer| Command::Create(Box::new(request), answer)).await
     }
+
     pub async fn start(&self, container: &ContainerId) -> Result<()> {
-        todo!("{container}")
+        let pod = self.home("start container", container)?;
+        self.ask(&pod, |answer| Command::Start(container.clone(), answer)).await
     }
-    /// Signal, grace, kill. Unknown or ended already: success. Returns when it has ended.
-    pub async fn stop_container(&self, container: &ContainerId, grace: Option<Duration>) -> Result<()> {
-        todo!("{container} {grace:?}")
-    }
-    pub async fn kill_container(&self, container: &ContainerId, signal: u32) -> Result<()> {
-        todo!("{container} {signal}")
-    }
-    pub async fn remove_container(&self, container: &ContainerId) -> Result<()> {
-        todo!("{container}")
-    }
-    pub async fn exec(
+
+    /// Changes a created or running container's resources: what is zero or empty stays. All of it or none.
+    ///
+    /// # Errors
+    /// `Precondition` for one that has ended; `Invalid` for what the kernel does not take.
+    pub async fn update(
         &self,
         container: &ContainerId,
-        exec: oci::Exec,
-        ends: Ends,
-        timeout: Option<Duration>,
-    ) -> Result<ExecHandle> {
-        todo!("{container} {exec:?} {ends:?} {timeout:?}")
-    }
-    pub async fn exec_kill(&self, container: &ContainerId, exec_id: &str, signal: u32) -> Result<()> {
-        todo!("{container} {exec_id} {signal}")
-    }
-    pub async fn attach(&self, container: &ContainerId, ends: Ends) -> Result<()> {
-        todo!("{container} {ends:?}")
-    }
-    /// Of the container's tty, or with an exec id of that one's.
-    pub async fn resize(
-        &self,
-        container: &ContainerId,
-        exec_id: &str,
-        rows: u32,
-        columns: u32,
+        resources: cri::LinuxContainerResources,
     ) -> Result<()> {
-        todo!("{container} {exec_id} {rows} {columns}")
+        let pod = self.home("update container", container)?;
+        self.ask(&pod, |answer| Command::Update(container.clone(), Box::new(resources), answer)).await
     }
-    pub async fn reopen_log(&self, container: &ContainerId) -> Result<()> {
-        todo!("{container}")
+
+    /// Notes what a pod costs and may use; its cgroup is its client's, who has changed it already. What is absent stays.
+    ///
+    /// # Errors
+    /// `NotFound` for a pod that isn't there.
+    pub async fn resize_pod(
+        &self,
+        pod: &PodId,
+        overhead: Option<cri::LinuxContainerResources>,
+        resources: Option<cri::LinuxContainerResources>,
+    ) -> Result<()> {
+        let resize = Box::new(actor::Resize { overhead, resources });
+        self.ask(pod, |answer| Command::Resize(resize, answer)).await
     }
+
+    /// Signal, grace, kill. Ended already: success. Returns when it has ended.
+    ///
+    /// # Errors
+    /// `NotFound` for a container that isn't there; `Deadline` where even SIGKILL does not end it.
+    pub async fn stop_container(&self, container: &ContainerId, grace: Option<Duration>) -> Result<()> {
+        let grace = grace.unwrap_or(GRACE);
+        self.home("stop container", container)?;
+        let Some(shim) = self.0.board.shim(container) else { return Ok(()) };
+        // A shim that has gone, or does not answer, is dealt with below: by its cgroup.
+        let asked = shim.stop(0, u64::try_from(grace.as_millis()).unwrap_or(u64::MAX)).await;
+        let allowed = if asked.is_ok() { grace.saturating_add(PATIENCE) } else { Duration::from_secs(1) };
+        self.until_ended(container, allowed).await
+    }
+
+    /// Kills what runs in it. Returns when it has ended.
+    async fn end_container(&self, container: &ContainerId) -> Result<()> {
+        let Some(shim) = self.0.board.shim(container) else { return Ok(()) };
+        let allowed = if shim.shutdown().await.is_ok() { PATIENCE } else { Duration::from_secs(1) };
+        self.until_ended(container, allowed).await
+    }
+
+    async fn until_ended(&self, container: &ContainerId, allowed: Duration) -> Result<()> {
+        if self.ended_within(container, allowed).await {
+            return Ok(());
+        }
+        let Some(view) = self.container(container) else { return Ok(()) };
+        tracing::warn!(container = %container, "its shim does not end it; its cgroup is killed");
+        let rooms = self.0.rooms.clone();
+        blocking("kill cgroup", move || rooms.cgroups.group(&view.cgroup_path).kill()).await?;
+        match self.ended_within(container, PATIENCE).await {
+            true => Ok(()),
+            false => Err(Error::new(Kind::Deadline, "stop container", container.short())
+                .because(Cause("it was killed and still has not ended".into()))
+                .hint("a process in uninterruptible sleep (state D) hangs on a disk or network file system")),
+        }
+    }
+
+    async fn ended_within(&self, container: &ContainerId, allowed: Duration) -> bool {
+        let mut changes = self.changes();
+        let ended = async {
+            loop {
+                changes.mark_unchanged();
+                match self.container(container).map(|view| view.state) {
+                    None | Some(ContainerState::Exited | ContainerState::Unknown) => return,
+                    Some(ContainerState::Created | ContainerState::Running | ContainerState::Backoff) => {}
+                }
+                if changes.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(allowed, ended).await.is_ok()
+    }
+
+    pub async fn kill_container(&self, container: &ContainerId, signal: u32) -> Result<()> {
+        self.shim("kill container", container)?.kill(signal, false).await.map_err(told)
+    }
+
+    /// Ends it where it runs, then takes it away.
+    ///
+    /// # Errors
+    /// `NotFound` for a container that isn't there.
+    pub async fn remove_container(&self, container: &ContainerId) -> Result<()> {
+        let pod = self.home("remove container", container)?;
+        self.end_container(container).await?;
+        self.ask(&pod, |answer| Command::Forget(container.clone(), answer)).await
+    }
+
     /// Waits until it has ended for good.
+    ///
+    /// # Errors
+    /// `NotFound` when it is removed, or isn't there.
     pub async fn wait(&self, container: &ContainerId) -> Result<ContainerView> {
-        todo!("{container}")
+        let mut changes = self.changes();
+        loop {
+            changes.mark_unchanged();
+            let view = self.container(container);
+            match view.ok_or_else(|| Error::not_found("wait for container", container.short()))? {
+                view if view.state == ContainerState::Exited => return Ok(view),
+                _ => {}
+            }
+            if changes.changed().await.is_err() {
+                return Err(Error::new(Kind::Cancelled, "wait for container", container.short()));
+            }
+        }
     }
+
     pub async fn stats(&self, container: &ContainerId) -> Result<cgroup::Stats> {
-        todo!("{container}")
+        let view = self
+            .container(container)
+            .ok_or_else(|| Error::not_found("measure container", container.short()))?;
+        if view.state != ContainerState::Running {
+            return Err(Error::new(Kind::Precondition, "measure container", container.short())
+                .because(Cause("it is not running".into())));
+        }
+        let rooms = self.0.rooms.clone();
+        blocking("measure container", move || rooms.cgroups.group(&view.cgroup_path).stats()).await
     }
 
     /// From memory, at once.
     pub fn list(&self) -> Vec<Arc<PodView>> {
-        todo!()
+        self.0.board.list()
     }
+
     pub fn pod(&self, pod: &PodId) -> Option<Arc<PodView>> {
-        todo!("{pod}")
+        self.0.board.pod(pod)
     }
+
     pub fn container(&self, container: &ContainerId) -> Option<ContainerView> {
-        todo!("{container}")
+        self.0.board.container(container)
     }
+
+    /// What is there as events, then every change. A receiver that lags has missed some and has to begin anew.
+    pub fn follow(&self) -> (Vec<Event>, broadcast::Receiver<Event>) {
+        self.0.board.follow()
+    }
+
     /// Changes whenever any view does; what waits and follows hangs on it.
-    pub fn changes(&self) -> tokio::sync::watch::Receiver<u64> {
-        todo!()
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.0.board.changes()
     }
+
+    async fn ask<T>(
+        &self,
+        pod: &PodId,
+        command: impl FnOnce(oneshot::Sender<Result<T>>) -> Command,
+    ) -> Result<T> {
+        let task = self.tasks().by_id.get(pod).cloned();
+        let task = task.ok_or_else(|| Error::not_found("find pod", pod.short()))?;
+        let (answer, answered) = oneshot::channel();
+        task.send(command(answer)).await.map_err(|_| Error::not_found("find pod", pod.short()))?;
+        received(answered.await)
+    }
+
+    fn home(&self, op: &'static str, container: &ContainerId) -> Result<PodId> {
+        self.0.board.home(container).ok_or_else(|| Error::not_found(op, container.short()))
+    }
+
+    fn shim(&self, op: &'static str, container: &ContainerId) -> Result<Shim> {
+        self.home(op, container)?;
+        self.0.board.shim(container).ok_or_else(|| {
+            Error::new(Kind::Precondition, op, container.short()).because(Cause("it is not running".into()))
+        })
+    }
+
+    fn tasks(&self) -> std::sync::MutexGuard<'_, Tasks> {
+        // Two maps that are changed together, each change whole before anything can panic.
+        self.0.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Tasks {
+    fn forget(&mut self, pod: &PodId) {
+        self.by_id.remove(pod);
+        self.by_name.retain(|_, id| id != pod);
+    }
+}
+
+impl Name {
+    fn of(config: &cri::PodSandboxConfig) -> Self {
+        let metadata = config.metadata.clone().unwrap_or_default();
+        Self {
+            namespace: metadata.namespace,
+            name: metadata.name,
+            uid: metadata.uid,
+            attempt: metadata.attempt,
+        }
+    }
+}
+
+/// What a shim's fault means to a caller.
+fn told(fault: Fault) -> Error {
+    match fault {
+        Fault::Failed(failure) => oci::explain(&failure),
+        Fault::Error(error) => error,
+    }
+}
+
+/// Runs file work beside the async threads.
+async fn blocking<T: Send + 'static>(
+    op: &'static str,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| Error::new(Kind::Internal, op, "in a thread").because(error))?
+}
+
+fn received<T>(answer: Result<Result<T>, oneshot::error::RecvError>) -> Result<T> {
+    answer.unwrap_or_else(|_| {
+        Err(Error::not_found("ask pod", "its task").hint("the pod was removed meanwhile"))
+    })
 }

@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use berth_cri::v1 as cri;
 
-use super::{filled, labelled, required, view};
+use super::{check, filled, labelled, required, view};
 use crate::{
     Result,
     api::{Door, find},
@@ -28,8 +28,8 @@ impl Door {
     }
 
     pub(super) async fn stop(&self, request: &cri::StopContainerRequest) -> Result<()> {
-        // Zero means now; so does a negative one.
-        let grace = Duration::from_secs(u64::try_from(request.timeout).unwrap_or(0));
+        // Zero means now.
+        let grace = Duration::from_secs(check::seconds("stop container", "timeout", request.timeout)?);
         let stopped = async {
             let id = find::container(&self.pods, &request.container_id)?.id;
             self.pods.stop_container(&id, Some(grace)).await
@@ -45,11 +45,12 @@ impl Door {
         find::absent_is_done(removed.await)
     }
 
-    pub(super) fn list_of_cri(&self, filter: &cri::ContainerFilter) -> cri::ListContainersResponse {
+    pub(super) fn list_of_cri(&self, filter: &cri::ContainerFilter) -> Result<cri::ListContainersResponse> {
+        check::container_state("list containers", filter)?;
         let listed = self.pods.list();
         let all = listed.iter().flat_map(|pod| &pod.containers);
         let containers = all.filter(|container| passes(container, filter)).map(view::container).collect();
-        cri::ListContainersResponse { containers }
+        Ok(cri::ListContainersResponse { containers })
     }
 
     pub(super) fn status_of(
@@ -61,6 +62,14 @@ impl Door {
             status: Some(view::container_status(&container)),
             info: if request.verbose { view::container_info(&container) } else { HashMap::new() },
         })
+    }
+
+    pub(super) async fn update(&self, request: cri::UpdateContainerResourcesRequest) -> Result<()> {
+        const OP: &str = "update container";
+        let id = find::container(&self.pods, &request.container_id)?.id;
+        let linux = required(OP, "linux", request.linux)?;
+        check::resources(OP, "linux", &linux)?;
+        self.pods.update(&id, linux).await
     }
 
     pub(super) async fn reopen_log(&self, text: &str) -> Result<()> {
@@ -77,6 +86,7 @@ fn asked(request: cri::CreateContainerRequest) -> Result<(String, CreateContaine
     filled(OP, "config.metadata.name", &metadata.name)?;
     let image = required(OP, "config.image", config.image.as_ref())?;
     filled(OP, "config.image.image", &image.image)?;
+    check::container(OP, &config)?;
     let asked = CreateContainer {
         config,
         sandbox: request.sandbox_config.unwrap_or_default(),

@@ -13,11 +13,12 @@ use berth_cri::v1 as cri;
 use rustix::pipe::{PipeFlags, fcntl_getpipe_size, pipe_with};
 use tokio::net::unix::pipe::Receiver;
 
+use super::check;
 use crate::{
     Error, Kind, Result,
     api::{Door, find, serve::MAX_MESSAGE_BYTES},
-    id::ContainerId,
-    pod::{Ends, Exec, Pods},
+    pod::{Ends, Exec},
+    streaming::abandoned::KillOnDrop,
 };
 
 /// Of each stream; the rest is read and dropped (CVE-2022-1708, CVE-2022-31030).
@@ -34,15 +35,15 @@ impl Door {
             return Err(Error::invalid(OP, "cmd", "the command is empty"));
         }
         let shown = request.cmd.join(" ");
-        // Zero means for ever; so does a negative one.
-        let timeout =
-            u64::try_from(request.timeout).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs);
+        // Zero means for ever.
+        let seconds = check::seconds(OP, "timeout", request.timeout)?;
+        let timeout = (seconds > 0).then(|| Duration::from_secs(seconds));
         let (mut stdout, stdout_end) = capture()?;
         let (mut stderr, stderr_end) = capture()?;
         let ends = Ends { stdin: None, stdout: Some(stdout_end), stderr: Some(stderr_end) };
         let exec = Exec { args: request.cmd, ..Exec::default() };
         let handle = self.pods.exec(&container, exec, ends, timeout).await?;
-        let abandoned = KillOnDrop { pods: &self.pods, container: &container, exec_id: Some(handle.exec_id) };
+        let abandoned = KillOnDrop::new(&self.pods, &container, handle.exec_id);
         let exit = {
             let mut exit = handle.exit;
             loop {
@@ -67,30 +68,6 @@ impl Door {
         }
         let (stdout, stderr) = fit(stdout.finish(), stderr.finish(), MAX_MESSAGE_BYTES - ENVELOPE_BYTES);
         Ok(cri::ExecSyncResponse { stdout: stdout.into(), stderr: stderr.into(), exit_code: exit.exit_code })
-    }
-}
-
-/// A caller that goes away takes the process with it.
-struct KillOnDrop<'a> {
-    pods: &'a Pods,
-    container: &'a ContainerId,
-    exec_id: Option<String>,
-}
-
-impl KillOnDrop<'_> {
-    fn done(mut self) {
-        self.exec_id = None;
-    }
-}
-
-impl Drop for KillOnDrop<'_> {
-    fn drop(&mut self) {
-        let Some(exec_id) = self.exec_id.take() else { return };
-        let (pods, container) = (self.pods.clone(), self.container.clone());
-        tokio::spawn(async move {
-            // Nobody is left to tell; ended already is the usual reason.
-            pods.exec_kill(&container, &exec_id, libc::SIGKILL as u32).await.ok();
-        });
     }
 }
 

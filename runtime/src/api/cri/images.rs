@@ -3,17 +3,17 @@
 use std::collections::HashMap;
 
 use berth_cri::v1::{self as cri, image_service_server::ImageService};
-use futures_util::stream::Empty;
 use tonic::{Request, Response, Status};
 use tracing::info_span;
 
-use super::{filled, required};
+use super::{
+    filled,
+    lists::{Pieces, pieces},
+    required,
+};
 use crate::{
     Error, Kind, Result,
-    api::{
-        Door, now,
-        status::{call, later},
-    },
+    api::{Door, now, status::call},
     image,
 };
 
@@ -22,15 +22,11 @@ type Answer<T> = Result<Response<T>, Status>;
 #[tonic::async_trait]
 impl ImageService for Door {
     async fn list_images(&self, request: Request<cri::ListImagesRequest>) -> Answer<cri::ListImagesResponse> {
-        let wanted = request.into_inner().filter.and_then(|filter| filter.image).unwrap_or_default().image;
-        let listed = async {
-            let found = match wanted.as_str() {
-                "" => self.images.list(),
-                name => self.images.find(name).into_iter().collect(),
-            };
-            Ok(cri::ListImagesResponse { images: found.iter().map(message).collect() })
-        };
-        call(info_span!("rpc", op = "ListImages"), listed).await
+        let filter = request.into_inner().filter;
+        call(info_span!("rpc", op = "ListImages"), async {
+            Ok(cri::ListImagesResponse { images: self.listed_images(filter) })
+        })
+        .await
     }
 
     async fn image_status(
@@ -99,9 +95,27 @@ impl ImageService for Door {
         call(info_span!("rpc", op = "ImageFsInfo"), told).await
     }
 
-    type StreamImagesStream = Empty<Result<cri::StreamImagesResponse, Status>>;
-    async fn stream_images(&self, _: Request<cri::StreamImagesRequest>) -> Answer<Self::StreamImagesStream> {
-        later("StreamImages", "the streamed lists; use ListImages")
+    type StreamImagesStream = Pieces<cri::StreamImagesResponse>;
+    async fn stream_images(
+        &self,
+        request: Request<cri::StreamImagesRequest>,
+    ) -> Answer<Self::StreamImagesStream> {
+        let filter = request.into_inner().filter;
+        call(info_span!("rpc", op = "StreamImages"), async {
+            Ok(pieces(self.listed_images(filter), |images| cri::StreamImagesResponse { images }))
+        })
+        .await
+    }
+}
+
+impl Door {
+    fn listed_images(&self, filter: Option<cri::ImageFilter>) -> Vec<cri::Image> {
+        let wanted = filter.and_then(|filter| filter.image).unwrap_or_default().image;
+        let found = match wanted.as_str() {
+            "" => self.images.list(),
+            name => self.images.find(name).into_iter().collect(),
+        };
+        found.iter().map(message).collect()
     }
 }
 

@@ -1,13 +1,23 @@
 //! CRI v1: `runtime` is the table of the 37 calls and `images` that of the six; the rest is what they say.
 
+mod catalog;
+mod check;
 mod containers;
+mod events;
 mod exec;
 mod images;
+mod layers;
+mod lists;
+mod metrics;
 mod node;
 mod pods;
+mod rates;
 mod runtime;
 mod stats;
+mod streaming;
 mod view;
+
+pub use self::{layers::Layers, rates::Rates};
 
 use std::collections::HashMap;
 

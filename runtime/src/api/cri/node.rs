@@ -4,7 +4,10 @@ use std::collections::HashMap;
 
 use berth_cri::v1 as cri;
 
-use crate::api::{Door, VERSION};
+use crate::{
+    Error, Result,
+    api::{Door, VERSION},
+};
 
 /// The names of the handler that Berth itself is; CRI wants the default one listed as "".
 pub(super) const HANDLERS: [&str; 2] = ["", "berth"];
@@ -20,18 +23,18 @@ impl Door {
         }
     }
 
-    pub(super) fn node_status(&self, request: &cri::StatusRequest) -> cri::StatusResponse {
-        let network = self.rooms.network.ready();
+    pub(super) async fn node_status(&self, request: &cri::StatusRequest) -> cri::StatusResponse {
+        let network = self.rooms.network.ready().await;
         let runtime = condition("RuntimeReady", Ok(()), "");
         let network = condition("NetworkReady", network, "NetworkNotReady");
         cri::StatusResponse {
             status: Some(cri::RuntimeStatus { conditions: vec![runtime, network] }),
-            info: if request.verbose { self.node_info() } else { HashMap::new() },
+            info: if request.verbose { self.node_info().await } else { HashMap::new() },
             runtime_handlers: HANDLERS.map(handler).into(),
             features: Some(cri::RuntimeFeatures {
                 supplemental_groups_policy: true,
                 user_namespaces_host_network: false,
-                mount_options: false,
+                mount_options: true,
             }),
         }
     }
@@ -41,14 +44,36 @@ impl Door {
         cri::RuntimeConfigResponse { linux: Some(cri::LinuxRuntimeConfiguration { cgroup_driver }) }
     }
 
-    fn node_info(&self) -> HashMap<String, String> {
+    /// Notes where the node's pods have their addresses, for network plugins that ask for `ipRanges`. The built-in
+    /// bridge has a subnet of its own. An empty text says nothing.
+    pub(super) async fn note_pod_ranges(&self, text: &str) -> Result<()> {
+        let ranges: Vec<String> =
+            text.split(',').map(str::trim).filter(|one| !one.is_empty()).map(str::to_owned).collect();
+        for range in &ranges {
+            let (ip, prefix) = range.split_once('/').unwrap_or((range, ""));
+            if ip.parse::<std::net::IpAddr>().is_err() || !prefix.parse::<u8>().is_ok_and(|bits| bits <= 128)
+            {
+                return Err(Error::invalid(
+                    "read pod_cidr",
+                    format!("{range:?}"),
+                    "it is no range of addresses",
+                ));
+            }
+        }
+        match ranges.is_empty() {
+            true => Ok(()),
+            false => self.rooms.network.set_ranges(ranges).await,
+        }
+    }
+
+    async fn node_info(&self) -> HashMap<String, String> {
         let daemon = &self.config.daemon;
         let config = serde_json::json!({
             "rootDir": daemon.root,
             "stateDir": daemon.state,
             "listen": daemon.listen,
             "cgroups": format!("{:?}", self.rooms.cgroups.mode).to_lowercase(),
-            "network": self.rooms.network.describe(),
+            "network": self.rooms.network.describe().await,
         });
         HashMap::from([("config".into(), config.to_string())])
     }

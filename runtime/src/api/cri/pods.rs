@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use berth_cri::v1 as cri;
 
-use super::{filled, labelled, node::HANDLERS, required, view};
+use super::{check, filled, labelled, node::HANDLERS, required, view};
 use crate::{
     Error, Kind, Result,
     api::{Door, find},
@@ -29,6 +29,16 @@ impl Door {
         find::absent_is_done(async { self.pods.remove(&find::pod(&self.pods, text)?.id).await }.await)
     }
 
+    /// The pod's cgroup is the client's, and it has changed it already: what it says is noted, and told in `info`.
+    pub(super) async fn resize_pod(&self, request: cri::UpdatePodSandboxResourcesRequest) -> Result<()> {
+        const OP: &str = "update pod";
+        for (field, resources) in [("overhead", &request.overhead), ("resources", &request.resources)] {
+            resources.as_ref().map_or(Ok(()), |resources| check::resources(OP, field, resources))?;
+        }
+        let pod = find::pod(&self.pods, &request.pod_sandbox_id)?;
+        self.pods.resize_pod(&pod.id, request.overhead, request.resources).await
+    }
+
     pub(super) fn pod_status(
         &self,
         request: &cri::PodSandboxStatusRequest,
@@ -42,10 +52,11 @@ impl Door {
         })
     }
 
-    pub(super) fn list_pods(&self, filter: &cri::PodSandboxFilter) -> cri::ListPodSandboxResponse {
+    pub(super) fn list_pods(&self, filter: &cri::PodSandboxFilter) -> Result<cri::ListPodSandboxResponse> {
+        check::pod_state("list pods", filter)?;
         let listed = self.pods.list();
         let items = listed.iter().filter(|pod| passes(pod, filter)).map(|pod| view::pod(pod)).collect();
-        cri::ListPodSandboxResponse { items }
+        Ok(cri::ListPodSandboxResponse { items })
     }
 }
 
@@ -58,6 +69,7 @@ fn asked(request: cri::RunPodSandboxRequest) -> Result<RunPod> {
     filled(OP, "config.metadata.name", &metadata.name)?;
     filled(OP, "config.metadata.uid", &metadata.uid)?;
     filled(OP, "config.metadata.namespace", &metadata.namespace)?;
+    check::pod(OP, &config)?;
     if !HANDLERS.contains(&request.runtime_handler.as_str()) {
         return Err(Error::new(Kind::NotFound, OP, &metadata.name)
             .because(crate::error::Cause(format!(

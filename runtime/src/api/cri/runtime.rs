@@ -1,22 +1,21 @@
 //! The table of CRI's RuntimeService: each call, its span, and where it is answered.
 
 use berth_cri::v1::{self as cri, runtime_service_server::RuntimeService};
-use futures_util::stream::Empty;
 use tonic::{Request, Response, Status};
 use tracing::info_span;
 
+use super::{
+    events::Events,
+    lists::{Pieces, pieces},
+    metrics,
+};
 use crate::api::{
     Door,
     status::{call, later},
 };
 
 type Answer<T> = Result<Response<T>, Status>;
-type Nothing<T> = Empty<Result<T, Status>>;
 
-const STREAMING: &str = "the streaming capability";
-const STATS: &str = "the metrics capability";
-const LISTS: &str = "the streamed lists";
-const RESIZE: &str = "in-place resize";
 const CHECKPOINT: &str = "the checkpoint capability";
 
 #[tonic::async_trait]
@@ -29,7 +28,7 @@ impl RuntimeService for Door {
 
     async fn status(&self, request: Request<cri::StatusRequest>) -> Answer<cri::StatusResponse> {
         let request = request.into_inner();
-        call(info_span!("rpc", op = "Status"), async { Ok(self.node_status(&request)) }).await
+        call(info_span!("rpc", op = "Status"), async { Ok(self.node_status(&request).await) }).await
     }
 
     async fn runtime_config(
@@ -80,7 +79,7 @@ impl RuntimeService for Door {
         request: Request<cri::ListPodSandboxRequest>,
     ) -> Answer<cri::ListPodSandboxResponse> {
         let filter = request.into_inner().filter.unwrap_or_default();
-        call(info_span!("rpc", op = "ListPodSandbox"), async { Ok(self.list_pods(&filter)) }).await
+        call(info_span!("rpc", op = "ListPodSandbox"), async { self.list_pods(&filter) }).await
     }
 
     // ---- containers ----
@@ -126,7 +125,7 @@ impl RuntimeService for Door {
         request: Request<cri::ListContainersRequest>,
     ) -> Answer<cri::ListContainersResponse> {
         let filter = request.into_inner().filter.unwrap_or_default();
-        call(info_span!("rpc", op = "ListContainers"), async { Ok(self.list_of_cri(&filter)) }).await
+        call(info_span!("rpc", op = "ListContainers"), async { self.list_of_cri(&filter) }).await
     }
 
     async fn container_status(
@@ -172,115 +171,183 @@ impl RuntimeService for Door {
         call(info_span!("rpc", op = "ListContainerStats"), self.list_stats(filter)).await
     }
 
-    // ---- what later capabilities bring ----
+    // ---- streaming ----
 
-    async fn exec(&self, _: Request<cri::ExecRequest>) -> Answer<cri::ExecResponse> {
-        later("Exec over a streaming server", &format!("{STREAMING}; use ExecSync, or `berth exec`"))
+    async fn exec(&self, request: Request<cri::ExecRequest>) -> Answer<cri::ExecResponse> {
+        let request = request.into_inner();
+        let span = info_span!("rpc", op = "Exec", container = request.container_id);
+        call(span, async { self.exec_url(request).map(|url| cri::ExecResponse { url }) }).await
     }
 
-    async fn attach(&self, _: Request<cri::AttachRequest>) -> Answer<cri::AttachResponse> {
-        later("Attach over a streaming server", &format!("{STREAMING}; use `berth attach`"))
+    async fn attach(&self, request: Request<cri::AttachRequest>) -> Answer<cri::AttachResponse> {
+        let request = request.into_inner();
+        let span = info_span!("rpc", op = "Attach", container = request.container_id);
+        call(span, async { self.attach_url(&request).map(|url| cri::AttachResponse { url }) }).await
     }
 
-    async fn port_forward(&self, _: Request<cri::PortForwardRequest>) -> Answer<cri::PortForwardResponse> {
-        later("PortForward", STREAMING)
-    }
-
-    type StreamPodSandboxesStream = Nothing<cri::StreamPodSandboxesResponse>;
-    async fn stream_pod_sandboxes(
+    async fn port_forward(
         &self,
-        _: Request<cri::StreamPodSandboxesRequest>,
-    ) -> Answer<Self::StreamPodSandboxesStream> {
-        later("StreamPodSandboxes", &format!("{LISTS}; use ListPodSandbox"))
-    }
-
-    type StreamContainersStream = Nothing<cri::StreamContainersResponse>;
-    async fn stream_containers(
-        &self,
-        _: Request<cri::StreamContainersRequest>,
-    ) -> Answer<Self::StreamContainersStream> {
-        later("StreamContainers", &format!("{LISTS}; use ListContainers"))
-    }
-
-    type StreamContainerStatsStream = Nothing<cri::StreamContainerStatsResponse>;
-    async fn stream_container_stats(
-        &self,
-        _: Request<cri::StreamContainerStatsRequest>,
-    ) -> Answer<Self::StreamContainerStatsStream> {
-        later("StreamContainerStats", &format!("{LISTS}; use ListContainerStats"))
+        request: Request<cri::PortForwardRequest>,
+    ) -> Answer<cri::PortForwardResponse> {
+        let id = request.into_inner().pod_sandbox_id;
+        let span = info_span!("rpc", op = "PortForward", pod = id);
+        call(span, async { self.port_forward_url(&id).map(|url| cri::PortForwardResponse { url }) }).await
     }
 
     async fn pod_sandbox_stats(
         &self,
-        _: Request<cri::PodSandboxStatsRequest>,
+        request: Request<cri::PodSandboxStatsRequest>,
     ) -> Answer<cri::PodSandboxStatsResponse> {
-        later("PodSandboxStats", &format!("{STATS}; use ContainerStats"))
+        let id = request.into_inner().pod_sandbox_id;
+        let span = info_span!("rpc", op = "PodSandboxStats", pod = id);
+        call(span, self.pod_stats_of(&id)).await
     }
 
     async fn list_pod_sandbox_stats(
         &self,
-        _: Request<cri::ListPodSandboxStatsRequest>,
+        request: Request<cri::ListPodSandboxStatsRequest>,
     ) -> Answer<cri::ListPodSandboxStatsResponse> {
-        later("ListPodSandboxStats", &format!("{STATS}; use ListContainerStats"))
-    }
-
-    type StreamPodSandboxStatsStream = Nothing<cri::StreamPodSandboxStatsResponse>;
-    async fn stream_pod_sandbox_stats(
-        &self,
-        _: Request<cri::StreamPodSandboxStatsRequest>,
-    ) -> Answer<Self::StreamPodSandboxStatsStream> {
-        later("StreamPodSandboxStats", STATS)
+        let filter = request.into_inner().filter.unwrap_or_default();
+        call(info_span!("rpc", op = "ListPodSandboxStats"), async {
+            Ok(cri::ListPodSandboxStatsResponse { stats: self.list_pod_stats(&filter).await? })
+        })
+        .await
     }
 
     async fn list_metric_descriptors(
         &self,
         _: Request<cri::ListMetricDescriptorsRequest>,
     ) -> Answer<cri::ListMetricDescriptorsResponse> {
-        later("ListMetricDescriptors", STATS)
+        call(info_span!("rpc", op = "ListMetricDescriptors"), async {
+            Ok(cri::ListMetricDescriptorsResponse { descriptors: metrics::descriptors() })
+        })
+        .await
     }
 
     async fn list_pod_sandbox_metrics(
         &self,
         _: Request<cri::ListPodSandboxMetricsRequest>,
     ) -> Answer<cri::ListPodSandboxMetricsResponse> {
-        later("ListPodSandboxMetrics", STATS)
+        call(info_span!("rpc", op = "ListPodSandboxMetrics"), async {
+            Ok(cri::ListPodSandboxMetricsResponse { pod_metrics: self.list_metrics().await? })
+        })
+        .await
     }
 
-    type StreamPodSandboxMetricsStream = Nothing<cri::StreamPodSandboxMetricsResponse>;
+    // ---- streamed lists and events ----
+
+    type StreamPodSandboxesStream = Pieces<cri::StreamPodSandboxesResponse>;
+    async fn stream_pod_sandboxes(
+        &self,
+        request: Request<cri::StreamPodSandboxesRequest>,
+    ) -> Answer<Self::StreamPodSandboxesStream> {
+        let filter = request.into_inner().filter.unwrap_or_default();
+        call(info_span!("rpc", op = "StreamPodSandboxes"), async {
+            let listed = self.list_pods(&filter)?.items;
+            Ok(pieces(listed, |pod_sandboxes| cri::StreamPodSandboxesResponse { pod_sandboxes }))
+        })
+        .await
+    }
+
+    type StreamContainersStream = Pieces<cri::StreamContainersResponse>;
+    async fn stream_containers(
+        &self,
+        request: Request<cri::StreamContainersRequest>,
+    ) -> Answer<Self::StreamContainersStream> {
+        let filter = request.into_inner().filter.unwrap_or_default();
+        call(info_span!("rpc", op = "StreamContainers"), async {
+            let listed = self.list_of_cri(&filter)?.containers;
+            Ok(pieces(listed, |containers| cri::StreamContainersResponse { containers }))
+        })
+        .await
+    }
+
+    type StreamContainerStatsStream = Pieces<cri::StreamContainerStatsResponse>;
+    async fn stream_container_stats(
+        &self,
+        request: Request<cri::StreamContainerStatsRequest>,
+    ) -> Answer<Self::StreamContainerStatsStream> {
+        let filter = request.into_inner().filter.unwrap_or_default();
+        call(info_span!("rpc", op = "StreamContainerStats"), async {
+            let listed = self.list_stats(filter).await?.stats;
+            Ok(pieces(listed, |container_stats| cri::StreamContainerStatsResponse { container_stats }))
+        })
+        .await
+    }
+
+    type StreamPodSandboxStatsStream = Pieces<cri::StreamPodSandboxStatsResponse>;
+    async fn stream_pod_sandbox_stats(
+        &self,
+        request: Request<cri::StreamPodSandboxStatsRequest>,
+    ) -> Answer<Self::StreamPodSandboxStatsStream> {
+        let filter = request.into_inner().filter.unwrap_or_default();
+        call(info_span!("rpc", op = "StreamPodSandboxStats"), async {
+            let listed = self.list_pod_stats(&filter).await?;
+            Ok(pieces(listed, |pod_sandbox_stats| cri::StreamPodSandboxStatsResponse { pod_sandbox_stats }))
+        })
+        .await
+    }
+
+    type StreamPodSandboxMetricsStream = Pieces<cri::StreamPodSandboxMetricsResponse>;
     async fn stream_pod_sandbox_metrics(
         &self,
         _: Request<cri::StreamPodSandboxMetricsRequest>,
     ) -> Answer<Self::StreamPodSandboxMetricsStream> {
-        later("StreamPodSandboxMetrics", STATS)
+        call(info_span!("rpc", op = "StreamPodSandboxMetrics"), async {
+            let listed = self.list_metrics().await?;
+            Ok(pieces(listed, |pod_sandbox_metrics| cri::StreamPodSandboxMetricsResponse {
+                pod_sandbox_metrics,
+            }))
+        })
+        .await
     }
 
-    type GetContainerEventsStream = Nothing<cri::ContainerEventResponse>;
+    type GetContainerEventsStream = Events;
     async fn get_container_events(
         &self,
         _: Request<cri::GetEventsRequest>,
     ) -> Answer<Self::GetContainerEventsStream> {
-        later("GetContainerEvents", "the events capability; use the lists")
+        call(info_span!("rpc", op = "GetContainerEvents"), async { Ok(self.events()) }).await
     }
 
     async fn update_container_resources(
         &self,
-        _: Request<cri::UpdateContainerResourcesRequest>,
+        request: Request<cri::UpdateContainerResourcesRequest>,
     ) -> Answer<cri::UpdateContainerResourcesResponse> {
-        later("UpdateContainerResources", RESIZE)
+        let request = request.into_inner();
+        let span = info_span!("rpc", op = "UpdateContainerResources", container = request.container_id);
+        let updated = async {
+            self.update(request).await?;
+            Ok(cri::UpdateContainerResourcesResponse {})
+        };
+        call(span, updated).await
     }
 
     async fn update_pod_sandbox_resources(
         &self,
-        _: Request<cri::UpdatePodSandboxResourcesRequest>,
+        request: Request<cri::UpdatePodSandboxResourcesRequest>,
     ) -> Answer<cri::UpdatePodSandboxResourcesResponse> {
-        later("UpdatePodSandboxResources", RESIZE)
+        let request = request.into_inner();
+        let span = info_span!("rpc", op = "UpdatePodSandboxResources", pod = request.pod_sandbox_id);
+        let noted = async {
+            self.resize_pod(request).await?;
+            Ok(cri::UpdatePodSandboxResourcesResponse {})
+        };
+        call(span, noted).await
     }
+
+    // ---- what later capabilities bring ----
 
     async fn update_runtime_config(
         &self,
-        _: Request<cri::UpdateRuntimeConfigRequest>,
+        request: Request<cri::UpdateRuntimeConfigRequest>,
     ) -> Answer<cri::UpdateRuntimeConfigResponse> {
-        later("UpdateRuntimeConfig", "CNI; the built-in bridge takes its subnet from network.bridge.subnet")
+        let config = request.into_inner().runtime_config.unwrap_or_default();
+        let noted = async {
+            self.note_pod_ranges(&config.network_config.unwrap_or_default().pod_cidr).await?;
+            Ok(cri::UpdateRuntimeConfigResponse {})
+        };
+        call(info_span!("rpc", op = "UpdateRuntimeConfig"), noted).await
     }
 
     async fn checkpoint_container(

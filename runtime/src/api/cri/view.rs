@@ -48,9 +48,27 @@ pub(super) fn pod_info(pod: &PodView) -> HashMap<String, String> {
     let info = serde_json::json!({
         "netns": pod.netns,
         "logDirectory": pod.config.log_directory,
+        "overhead": pod.overhead.as_ref().map(resources),
+        "resources": pod.resources.as_ref().map(resources),
         "containers": pod.containers.iter().map(|container| container.id.as_str()).collect::<Vec<_>>(),
     });
     HashMap::from([("info".into(), info.to_string())])
+}
+
+/// By CRI's names.
+fn resources(resources: &cri::LinuxContainerResources) -> serde_json::Value {
+    let huge = resources.hugepage_limits.iter();
+    serde_json::json!({
+        "cpu_period": resources.cpu_period,
+        "cpu_quota": resources.cpu_quota,
+        "cpu_shares": resources.cpu_shares,
+        "memory_limit_in_bytes": resources.memory_limit_in_bytes,
+        "memory_swap_limit_in_bytes": resources.memory_swap_limit_in_bytes,
+        "cpuset_cpus": resources.cpuset_cpus,
+        "cpuset_mems": resources.cpuset_mems,
+        "hugepage_limits": huge.map(|limit| (&limit.page_size, limit.limit)).collect::<HashMap<_, _>>(),
+        "unified": resources.unified,
+    })
 }
 
 pub(super) fn pod_state(state: PodState) -> cri::PodSandboxState {
@@ -97,13 +115,24 @@ pub(super) fn container_status(container: &ContainerView) -> cri::ContainerStatu
         message: container.message.clone(),
         labels: config.labels.clone(),
         annotations: config.annotations.clone(),
-        mounts: config.mounts.clone(),
+        mounts: mounts(container),
         log_path: container.log.as_ref().map_or_else(String::new, |log| log.display().to_string()),
         resources: resources.map(|linux| cri::ContainerResources { linux: Some(linux), windows: None }),
         image_id: container.image_id.clone(),
         user: Some(cri::ContainerUser { linux: Some(user) }),
         stop_signal: config.stop_signal,
     }
+}
+
+/// As they were asked for; of those that are images it is told which image it came to be.
+fn mounts(container: &ContainerView) -> Vec<cri::Mount> {
+    let mut mounts = container.config.mounts.clone();
+    for (mount, id) in mounts.iter_mut().zip(&container.volume_images) {
+        if let Some(image) = &mut mount.image {
+            image.image_ref.clone_from(id);
+        }
+    }
+    mounts
 }
 
 /// For people: `crictl inspect`.
@@ -130,7 +159,7 @@ pub(super) fn container_state(state: ContainerState) -> cri::ContainerState {
 }
 
 /// The image as the person wrote it where the kubelet says so: it asks for containers by image id.
-fn image(container: &ContainerView) -> cri::ImageSpec {
+pub(super) fn image(container: &ContainerView) -> cri::ImageSpec {
     let mut image = container.config.image.clone().unwrap_or_default();
     if !image.user_specified_image.is_empty() {
         image.image.clone_from(&image.user_specified_image);
@@ -169,6 +198,8 @@ pub(super) mod tests {
             created_at: 7,
             ips: vec![IpAddr::from([10, 88, 0, 2]), IpAddr::from([0xfd88, 0, 0, 0, 0, 0, 0, 2])],
             netns: None,
+            overhead: None,
+            resources: None,
             containers: vec![container()],
         }
     }
@@ -191,7 +222,9 @@ pub(super) mod tests {
             config: Arc::new(config),
             standalone: None,
             spec: Arc::default(),
+            env: Arc::default(),
             image_id: "sha256:0123".into(),
+            volume_images: Vec::new(),
             state: ContainerState::Running,
             created_at: 1,
             started_at: 2,

@@ -1,0 +1,63 @@
+//! The daemon itself: which it is, where its things are, what this host lacks.
+
+use berth_cri::berth::{self as api, daemon_server::Daemon};
+use tonic::Request;
+use tracing::info_span;
+
+use super::Answer;
+use crate::{
+    api::{Door, VERSION, status::call},
+    cgroup::Mode,
+    pod::ContainerState,
+};
+
+/// Given by whoever builds a release; else empty.
+const COMMIT: Option<&str> = option_env!("BERTH_COMMIT");
+
+#[tonic::async_trait]
+impl Daemon for Door {
+    async fn version(&self, _: Request<api::VersionRequest>) -> Answer<api::VersionResponse> {
+        let version = api::VersionResponse {
+            version: VERSION.into(),
+            commit: COMMIT.unwrap_or_default().into(),
+            cri: "v1".into(),
+        };
+        call(info_span!("rpc", op = "Daemon.Version"), async { Ok(version) }).await
+    }
+
+    async fn info(&self, _: Request<api::InfoRequest>) -> Answer<api::InfoResponse> {
+        call(info_span!("rpc", op = "Daemon.Info"), async { Ok(info(self).await) }).await
+    }
+}
+
+async fn info(door: &Door) -> api::InfoResponse {
+    let listed = door.pods.list();
+    let containers = || listed.iter().flat_map(|pod| &pod.containers);
+    let daemon = &door.config.daemon;
+    let network = &door.rooms.network;
+    let unready = network.ready().await.err().map(|cause| format!("the network is not ready: {cause}"));
+    let warnings = unready.into_iter().chain(network.troubles());
+    api::InfoResponse {
+        version: VERSION.into(),
+        root: daemon.root.display().to_string(),
+        state: daemon.state.display().to_string(),
+        cgroup: match door.rooms.cgroups.mode {
+            Mode::V1 => "v1".into(),
+            Mode::V2 => "v2".into(),
+            Mode::Hybrid => "hybrid".into(),
+        },
+        cgroup_driver: "cgroupfs".into(),
+        kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+        pods: count(listed.iter()),
+        containers: count(containers()),
+        running: count(containers().filter(|container| container.state == ContainerState::Running)),
+        images: count(door.images.list().iter()),
+        network: network.describe().await,
+        warnings: warnings.collect(),
+        listen: daemon.listen.clone(),
+    }
+}
+
+fn count(things: impl Iterator) -> u32 {
+    u32::try_from(things.count()).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,61 @@
+//! A shim's birth: the plan as a sealed memfd on its standard input, its own log as standard error, one message from
+//! its standard output.
+
+use std::{
+    fs::File,
+    io::{self, Write},
+    os::fd::OwnedFd,
+    path::Path,
+    process::Stdio,
+};
+
+use berth_launch::v1::Birth;
+use prost::Message;
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use tokio::{io::AsyncReadExt, process::Command};
+
+use crate::{Error, Kind, Result};
+
+/// Starts `program mode` and gives what it says. Whoever stays is reaped by a task of its own.
+pub async fn birth(program: &Path, mode: &str, plan: &impl Message, dir: &Path) -> Result<Birth> {
+    const OP: &str = "start shim";
+    let shown = || program.display().to_string();
+    let plan = sealed(&plan.encode_to_vec()).map_err(|error| Error::io(OP, "plan", error))?;
+    let path = dir.join("shim.log");
+    let log = File::options()
+        .append(true)
+        .create(true)
+        .open(&path)
+        .map_err(|error| Error::io("open shim's log", path.display().to_string(), error))?;
+    let mut child = Command::new(program)
+        .arg(mode)
+        .env_clear()
+        .stdin(Stdio::from(plan))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::from(log))
+        .kill_on_drop(false)
+        .spawn()
+        .map_err(|error| {
+            Error::io(OP, shown(), error).hint("berth-shim has to be beside berthd, or named by daemon.shim")
+        })?;
+    let mut bytes = Vec::new();
+    let read = match child.stdout.take() {
+        Some(mut stdout) => stdout.read_to_end(&mut bytes).await,
+        None => Ok(0),
+    };
+    tokio::spawn(async move {
+        // Its exit says nothing that its last message, or the exit record, does not.
+        child.wait().await.ok();
+    });
+    read.map_err(|error| Error::io("read from shim", shown(), error))?;
+    Birth::decode(bytes.as_slice())
+        .map_err(|error| Error::new(Kind::Internal, "read from shim", shown()).because(error))
+}
+
+fn sealed(bytes: &[u8]) -> io::Result<OwnedFd> {
+    let fd = memfd_create("plan", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    let mut file = File::from(fd);
+    file.write_all(bytes)?;
+    fcntl_add_seals(&file, SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE)?;
+    Ok(file.into())
+}

@@ -1,0 +1,181 @@
+//! One SOCK_SEQPACKET connection: a task sends requests and sorts what comes back.
+
+use std::{
+    collections::HashMap,
+    io::{self, IoSlice, IoSliceMut},
+    mem::MaybeUninit,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use berth_launch::{
+    PACKET_BYTES, SOCKET,
+    v1::{
+        Event, FromShim, Request, Status, event, from_shim::Message as FromShimMessage,
+        reply::Result as Answer, request::Call, status,
+    },
+};
+use prost::Message;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+};
+use tokio::{
+    io::unix::AsyncFd,
+    sync::{broadcast, mpsc, oneshot},
+};
+
+/// Events that a slow listener may have before it; each is small and rare.
+const EVENTS: usize = 1024;
+
+type Reply = (Answer, Option<OwnedFd>);
+
+#[derive(Debug)]
+pub struct Connection {
+    calls: mpsc::Sender<Asked>,
+    events: broadcast::Receiver<Event>,
+    status: Arc<Mutex<Status>>,
+}
+
+#[derive(Debug)]
+struct Asked {
+    call: Call,
+    fds: Vec<OwnedFd>,
+    reply: oneshot::Sender<Reply>,
+}
+
+/// Connects to the socket of a shim's directory, by the directory's descriptor: its path may be longer than a socket's.
+pub fn connect(dir: &Path) -> io::Result<OwnedFd> {
+    let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+    let dir = rustix::fs::open(dir, flags, rustix::fs::Mode::empty())?;
+    let path = format!("/proc/self/fd/{}/{SOCKET}", dir.as_raw_fd());
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket)
+}
+
+impl Connection {
+    /// Takes the socket into a task of its own; must be called in a runtime.
+    pub fn open(socket: OwnedFd) -> io::Result<Self> {
+        #[expect(deprecated, reason = "its successor is unsafe; an OwnedFd upholds what that asks for")]
+        let socket = AsyncFd::new(socket)?;
+        let (calls, asked) = mpsc::channel(64);
+        let (sender, events) = broadcast::channel(EVENTS);
+        let status = Arc::new(Mutex::new(Status::default()));
+        tokio::spawn(carry(socket, asked, sender, Arc::clone(&status)));
+        Ok(Self { calls, events, status })
+    }
+
+    /// Sends a request and waits for its answer; none when the shim has gone.
+    pub async fn call(&self, call: Call, fds: Vec<OwnedFd>) -> Option<Reply> {
+        let (reply, answer) = oneshot::channel();
+        self.calls.send(Asked { call, fds, reply }).await.ok()?;
+        answer.await.ok()
+    }
+
+    pub fn events(&self) -> broadcast::Receiver<Event> {
+        self.events.resubscribe()
+    }
+
+    pub fn status(&self) -> Status {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn set_status(&self, status: Status) {
+        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
+    }
+}
+
+/// Until either end has gone. What waits for an answer then learns it by its dropped sender.
+async fn carry(
+    socket: AsyncFd<OwnedFd>,
+    mut asked: mpsc::Receiver<Asked>,
+    events: broadcast::Sender<Event>,
+    status: Arc<Mutex<Status>>,
+) {
+    let mut waiting: HashMap<u64, oneshot::Sender<Reply>> = HashMap::new();
+    let mut seq = 0;
+    let mut buffer = vec![0; PACKET_BYTES];
+    loop {
+        tokio::select! {
+            received = receive(&socket, &mut buffer) => match received {
+                Some((FromShimMessage::Reply(reply), fd)) => {
+                    if let (Some(waits), Some(answer)) = (waiting.remove(&reply.seq), reply.result) {
+                        // Whoever asked may have stopped waiting.
+                        waits.send((answer, fd)).ok();
+                    }
+                }
+                Some((FromShimMessage::Event(event), _)) => {
+                    note(&status, &event);
+                    // Nobody need listen.
+                    events.send(event).ok();
+                }
+                None => return,
+            },
+            request = asked.recv() => match request {
+                Some(request) => {
+                    seq += 1;
+                    let needs = berth_launch::needs::request(&request.call);
+                    let message = Request { seq, needs, call: Some(request.call) };
+                    if send(&socket, &message.encode_to_vec(), &request.fds).await.is_err() {
+                        return;
+                    }
+                    waiting.insert(seq, request.reply);
+                }
+                None => return,
+            },
+        }
+    }
+}
+
+fn note(status: &Mutex<Status>, event: &Event) {
+    let mut status = status.lock().unwrap_or_else(PoisonError::into_inner);
+    match &event.event {
+        Some(event::Event::Changed(changed)) => *status = changed.clone(),
+        Some(event::Event::Exited(exit)) => {
+            status.set_state(status::State::Exited);
+            status.pid = 0;
+            status.last_exit = Some(exit.clone());
+        }
+        Some(event::Event::ExecExited(_)) | None => {}
+    }
+}
+
+async fn receive(socket: &AsyncFd<OwnedFd>, buffer: &mut [u8]) -> Option<(FromShimMessage, Option<OwnedFd>)> {
+    let received = socket
+        .async_io(tokio::io::Interest::READABLE, |socket| {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+            let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+            let message =
+                rustix::net::recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut ancillary, flags)?;
+            let fd = ancillary.drain().find_map(|message| match message {
+                RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+                _ => None,
+            });
+            Ok((message.bytes, fd))
+        })
+        .await;
+    match received {
+        Ok((0, _)) | Err(_) => None,
+        Ok((length, fd)) => Some((FromShim::decode(&buffer[..length]).ok()?.message?, fd)),
+    }
+}
+
+async fn send(socket: &AsyncFd<OwnedFd>, bytes: &[u8], fds: &[OwnedFd]) -> io::Result<()> {
+    socket
+        .async_io(tokio::io::Interest::WRITABLE, |socket| {
+            let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+            let mut ancillary = SendAncillaryBuffer::new(&mut space);
+            if !borrowed.is_empty() {
+                ancillary.push(SendAncillaryMessage::ScmRights(&borrowed));
+            }
+            let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+            rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, flags)?;
+            Ok(())
+        })
+        .await
+}

@@ -1,0 +1,171 @@
+//! What of a spec has to be looked at as a whole: its version, what contradicts itself, what we can't do.
+
+use std::path::Path;
+
+use berth_launch::v1 as launch;
+use oci_spec::runtime::{Linux, LinuxNamespaceType, Mount, Spec};
+
+use super::{lacking, refused};
+use crate::Result;
+
+/// The latest spec that we know: a document of a later one may mean what we don't.
+const KNOWN: (u64, u64) = (1, 3);
+
+/// Checks `ociVersion`: semantic versioning, of which a major version is compatible with its earlier minors only.
+pub fn version(text: &str) -> Result<()> {
+    let mut parts = text.split(['.', '-', '+']).map(str::parse::<u64>);
+    match (parts.next(), parts.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) if major == KNOWN.0 && minor <= KNOWN.1 => Ok(()),
+        (Some(Ok(_)), Some(Ok(_))) => Err(refused(
+            "ociVersion",
+            &format!("{text} is not between 1.0 and {}.{}, which we know", KNOWN.0, KNOWN.1),
+        )),
+        _ => Err(refused("ociVersion", &format!("{text:?} is no version"))),
+    }
+}
+
+/// Checks what no single field shows.
+pub fn all(spec: &Spec) -> Result<()> {
+    let elsewhere = [
+        ("solaris", spec.solaris().is_some()),
+        ("windows", spec.windows().is_some()),
+        ("vm", spec.vm().is_some()),
+        ("zos", spec.zos().is_some()),
+    ];
+    if let Some((what, _)) = elsewhere.iter().find(|(_, said)| *said) {
+        return Err(lacking(what, "this is Linux"));
+    }
+    let Some(linux) = spec.linux() else {
+        return Err(refused("linux", "the spec has no such part"));
+    };
+    namespaces(spec, linux)?;
+    unsaid(linux)
+}
+
+fn namespaces(spec: &Spec, linux: &Linux) -> Result<()> {
+    let all: Vec<_> = linux.namespaces().iter().flatten().collect();
+    for (n, namespace) in all.iter().enumerate() {
+        if all[..n].iter().any(|other| other.typ() == namespace.typ()) {
+            return Err(refused("linux.namespaces", &format!("{:?} is there twice", namespace.typ())));
+        }
+    }
+    let made = |kind| all.iter().any(|namespace| namespace.typ() == kind && unnamed(namespace.path()));
+    let has = |kind| all.iter().any(|namespace| namespace.typ() == kind);
+    if !made(LinuxNamespaceType::Mount) {
+        // Without one we would change the root of whoever calls us.
+        return Err(refused("linux.namespaces", "a mount namespace of its own is missing"));
+    }
+    if spec.hostname().as_ref().is_some_and(|name| !name.is_empty()) && !has(LinuxNamespaceType::Uts) {
+        return Err(refused("hostname", "there is no UTS namespace to set it in"));
+    }
+    if !has(LinuxNamespaceType::User) && (mapped(linux.uid_mappings()) || mapped(linux.gid_mappings())) {
+        return Err(refused("linux.uidMappings", "there is no user namespace to map ids for"));
+    }
+    Ok(())
+}
+
+fn unnamed(path: &Option<std::path::PathBuf>) -> bool {
+    path.as_deref().is_none_or(|path| path == Path::new(""))
+}
+
+fn mapped<T>(mappings: &Option<Vec<T>>) -> bool {
+    mappings.as_ref().is_some_and(|mappings| !mappings.is_empty())
+}
+
+/// What a plan has no word for yet.
+fn unsaid(linux: &Linux) -> Result<()> {
+    let has = |kind| linux.namespaces().iter().flatten().any(|namespace| namespace.typ() == kind);
+    let told = [
+        ("linux.namespaces: user", has(LinuxNamespaceType::User)),
+        ("linux.netDevices", linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty())),
+        ("linux.intelRdt", linux.intel_rdt().is_some()),
+        ("linux.memoryPolicy", linux.memory_policy().is_some()),
+    ];
+    match told.iter().find(|(_, said)| *said) {
+        Some((what, _)) => Err(lacking(what, "this version can't do it")),
+        None => Ok(()),
+    }
+}
+
+/// Refuses the mounts that would come out as another mount.
+pub fn mount(mount: &Mount, shown: &str) -> Result<()> {
+    if mapped(mount.uid_mappings()) || mapped(mount.gid_mappings()) {
+        return Err(lacking("mount", &format!("{shown}: this version can't map the ids of a mount")));
+    }
+    for option in mount.options().iter().flatten() {
+        match option.as_str() {
+            "idmap" | "ridmap" | "tmpcopyup" | "copy-symlink" | "dest-nofollow" | "src-nofollow" => {
+                return Err(lacking("mount", &format!("{shown}: this version can't do {option}")));
+            }
+            "remount" => {
+                return Err(refused("mount", &format!("{shown}: what is to be mounted can't be a remount")));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The sysctls, each of a namespace that the container has for itself.
+pub fn sysctls(linux: &Linux) -> Result<Vec<launch::Sysctl>> {
+    let has = |kind| linux.namespaces().iter().flatten().any(|namespace| namespace.typ() == kind);
+    let mut sysctls: Vec<launch::Sysctl> = Vec::new();
+    for (name, value) in linux.sysctl().iter().flatten() {
+        let dotted = name.replace('/', ".");
+        let needs = match dotted.as_str() {
+            "kernel.msgmax"
+            | "kernel.msgmnb"
+            | "kernel.msgmni"
+            | "kernel.sem"
+            | "kernel.shmall"
+            | "kernel.shmmax"
+            | "kernel.shmmni"
+            | "kernel.shm_rmid_forced"
+            | "kernel.msg_next_id"
+            | "kernel.sem_next_id"
+            | "kernel.shm_next_id" => Some(LinuxNamespaceType::Ipc),
+            name if name.starts_with("fs.mqueue.") => Some(LinuxNamespaceType::Ipc),
+            name if name.starts_with("net.") => Some(LinuxNamespaceType::Network),
+            "kernel.domainname" => Some(LinuxNamespaceType::Uts),
+            name if name.starts_with("user.") => Some(LinuxNamespaceType::User),
+            _ => None,
+        };
+        match needs {
+            Some(kind) if has(kind) => {}
+            Some(kind) => {
+                return Err(refused(
+                    "linux.sysctl",
+                    &format!("{name} needs a {kind:?} namespace of the container's own"),
+                ));
+            }
+            None => {
+                return Err(refused(
+                    "linux.sysctl",
+                    &format!("{name} belongs to no namespace: it would be the whole host's"),
+                ));
+            }
+        }
+        sysctls.push(launch::Sysctl { name: name.clone(), value: value.clone() });
+    }
+    sysctls.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(sysctls)
+}
+
+/// Offsets of a new time namespace's clocks; `time_namespaces(7)`.
+pub fn time_offsets(linux: &Linux) -> Result<Vec<launch::TimeOffset>> {
+    let mut offsets = Vec::new();
+    for (clock, offset) in linux.time_offsets().iter().flatten() {
+        let clock = match clock.as_str() {
+            "monotonic" => launch::time_offset::Clock::Monotonic,
+            "boottime" => launch::time_offset::Clock::Boottime,
+            other => return Err(refused("linux.timeOffsets", &format!("{other:?} is no clock"))),
+        };
+        offsets.push(launch::TimeOffset {
+            clock: clock.into(),
+            seconds: offset.secs().unwrap_or(0),
+            nanoseconds: offset.nanosecs().unwrap_or(0),
+        });
+    }
+    offsets.sort_by_key(|offset| offset.clock);
+    Ok(offsets)
+}

@@ -1,0 +1,153 @@
+//! From a bundle to a container that is created: directory, cgroup, plan, shim. What fails leaves nothing.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use berth_launch::v1 as launch;
+use jiff::Timestamp;
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use prost::Message;
+
+use super::{
+    Globals, groups,
+    identity::Identity,
+    limits, shim,
+    state::{Container, START, State, read, write_whole},
+};
+use crate::{
+    Error, Result,
+    cgroup::{Group, Hierarchy},
+    oci::{self, Keyring},
+};
+
+/// What the line asks of a new container.
+#[derive(Debug)]
+pub struct Asked {
+    pub id: String,
+    pub bundle: PathBuf,
+    pub console: Option<PathBuf>,
+    pub pid_file: Option<PathBuf>,
+    pub preserve_fds: u32,
+    pub keyring: Keyring,
+}
+
+/// Takes back what a failed birth has made.
+#[derive(Debug)]
+struct Undo {
+    dir: PathBuf,
+    group: Option<Group>,
+}
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        // The failure that brought us here is the one to tell.
+        if let Some(group) = &self.group {
+            group.kill().and_then(|()| group.remove()).ok();
+        }
+        fs::remove_dir_all(&self.dir).ok();
+    }
+}
+
+/// Creates a container.
+pub fn birth(globals: &Globals, spec: &Spec, raw: &[u8], asked: &Asked) -> Result<Container> {
+    let dir = globals.home.take(&asked.id)?;
+    let mut undo = Undo { dir: dir.clone(), group: None };
+    let _lock = Container::lock(&dir)?;
+    write_whole(&dir.join("config.json"), raw)?;
+    let group = group(globals, spec, &asked.id, &mut undo)?;
+    let plan = plan(spec, asked, &dir, groups::planned(&group))?;
+    write_whole(&dir.join("plan"), &plan.encode_to_vec())?;
+    let mut container = Container { dir, state: state(spec, asked, &group)? };
+    container.save()?;
+    let ready = shim::launch("oneshot", &plan)?;
+    ready.warnings.iter().for_each(|warning| globals.log.warn(warning));
+    container.state.init = Identity::new(ready.pid, ready.pid_start_time)?;
+    container.save()?;
+    if let Some(path) = &asked.pid_file {
+        write_whole(path, ready.pid.to_string().as_bytes())?;
+    }
+    globals.log.debug(&format!("container {} is created, its init is {}", asked.id, ready.pid));
+    // It stands.
+    undo.group = None;
+    undo.dir = PathBuf::new();
+    Ok(container)
+}
+
+fn group(globals: &Globals, spec: &Spec, id: &str, undo: &mut Undo) -> Result<Group> {
+    let linux = spec.linux().clone().unwrap_or_default();
+    let asked = linux.cgroups_path().as_ref().map(|path| path.to_string_lossy().into_owned());
+    let path = groups::path(globals.groups, asked.as_deref(), id)?;
+    let resources = linux.resources().clone().unwrap_or_default();
+    let wanted = limits::limits(&resources)?;
+    let hierarchy = Hierarchy::detect()?;
+    // A group that is there already is whoever's made it, and stays after a failure.
+    let named = hierarchy.group(&path);
+    let ours = !named.v2.iter().chain(&named.v1).any(|dir| dir.exists());
+    let group = hierarchy.create(&path, &wanted)?;
+    undo.group = ours.then(|| group.clone());
+    limits::rest(&group, &resources)?;
+    if !limits::devices(&group, &resources)? {
+        globals.log.warn("device rules are not enforced: that takes the v1 devices controller");
+    }
+    Ok(group)
+}
+
+fn plan(spec: &Spec, asked: &Asked, dir: &Path, cgroup: launch::Cgroup) -> Result<launch::ContainerPlan> {
+    let listen: u32 = std::env::var("LISTEN_FDS").ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+    let notify = std::env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty()).map(PathBuf::from);
+    let console = asked.console.as_ref().map(|path| path.to_string_lossy().into_owned());
+    let mut plan = oci::bundle_plan(&oci::Bundle {
+        spec,
+        id: &asked.id,
+        path: &asked.bundle,
+        dir,
+        cgroup,
+        outside: launch::Outside {
+            start_socket: START.into(),
+            console_socket: console.unwrap_or_default(),
+            preserve_fds: asked.preserve_fds.saturating_add(listen),
+        },
+        notify_socket: notify.as_deref().filter(|path| path.is_absolute()),
+        keyring: asked.keyring,
+    })?;
+    if let Some(process) = plan.process.as_mut().filter(|_| listen > 0) {
+        // sd_listen_fds(3): the program is PID 1 of its namespace.
+        process.env.push(format!("LISTEN_FDS={listen}").into_bytes());
+        process.env.push(b"LISTEN_PID=1".to_vec());
+    }
+    Ok(plan)
+}
+
+fn state(spec: &Spec, asked: &Asked, group: &Group) -> Result<State> {
+    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().clone()).unwrap_or_default();
+    let own_pids = namespaces.iter().any(|namespace| {
+        let unnamed = namespace.path().as_ref().is_none_or(|path| path.as_os_str().is_empty());
+        namespace.typ() == LinuxNamespaceType::Pid && unnamed
+    });
+    Ok(State {
+        oci_version: spec.version().clone(),
+        id: asked.id.clone(),
+        bundle: asked.bundle.clone(),
+        rootfs: oci::rootfs_path(spec, &asked.bundle)?,
+        created: Timestamp::now().to_string(),
+        owner: rustix::process::getuid().as_raw(),
+        annotations: spec.annotations().clone().unwrap_or_default(),
+        init: Identity::default(),
+        cgroup_v2: group.v2.clone(),
+        cgroup_v1: group.v1.clone(),
+        own_pids,
+    })
+}
+
+/// Reads a bundle's document, with its bytes.
+pub fn document(bundle: &Path) -> Result<(Spec, Vec<u8>)> {
+    let raw = read(&bundle.join("config.json"))?;
+    Ok((oci::parse_bundle(&raw)?, raw))
+}
+
+/// A path of the line's as an absolute one.
+pub fn absolute(path: &str) -> Result<PathBuf> {
+    std::path::absolute(path).map_err(|error| Error::io("find", path, error))
+}

@@ -1,0 +1,99 @@
+//! `features`: what this runtime can do on this host, `features.md` of the runtime spec. Only what is true.
+
+use std::path::Path;
+
+use serde_json::json;
+
+use super::{Globals, line::Line, state::SPEC};
+use crate::{
+    Result,
+    cgroup::{Hierarchy, Mode},
+    oci,
+};
+
+/// Options of mounts that have a meaning here; others are the file system's.
+const MOUNT_OPTIONS: &[&str] = &[
+    "atime",
+    "bind",
+    "defaults",
+    "dev",
+    "diratime",
+    "exec",
+    "noatime",
+    "nodev",
+    "nodiratime",
+    "noexec",
+    "nosuid",
+    "nosymfollow",
+    "private",
+    "rbind",
+    "relatime",
+    "rexec",
+    "rnoatime",
+    "rnodev",
+    "rnoexec",
+    "rnosuid",
+    "ro",
+    "rprivate",
+    "rro",
+    "rrw",
+    "rshared",
+    "rslave",
+    "runbindable",
+    "rw",
+    "shared",
+    "slave",
+    "strictatime",
+    "suid",
+    "symfollow",
+    "rsuid",
+    "rdev",
+    "unbindable",
+];
+
+pub fn features(_: &Globals, _: &Line) -> Result<u8> {
+    let mode = Hierarchy::detect().map(|hierarchy| hierarchy.mode).ok();
+    let file = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let last: u32 = file("/proc/sys/kernel/cap_last_cap").trim().parse().unwrap_or(40);
+    let namespaces: Vec<&str> = ["cgroup", "ipc", "mount", "network", "pid", "time", "uts"]
+        .into_iter()
+        .filter(|name| {
+            let file = match *name {
+                "mount" => "mnt",
+                "network" => "net",
+                other => other,
+            };
+            Path::new("/proc/self/ns").join(file).exists()
+        })
+        .collect();
+    let features = json!({
+        "ociVersionMin": "1.0.0",
+        "ociVersionMax": SPEC,
+        "hooks": ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"],
+        "mountOptions": MOUNT_OPTIONS,
+        "linux": {
+            "namespaces": namespaces,
+            "capabilities": oci::capability_names(u64::MAX >> (63 - last.min(63))),
+            "cgroup": {
+                "v1": matches!(mode, Some(Mode::V1 | Mode::Hybrid)),
+                "v2": matches!(mode, Some(Mode::V2 | Mode::Hybrid)),
+                "systemd": false, "systemdUser": false, "rdma": false,
+            },
+            "seccomp": {
+                "enabled": true,
+                "actions": ["SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS",
+                    "SCMP_ACT_KILL_THREAD", "SCMP_ACT_LOG", "SCMP_ACT_TRACE", "SCMP_ACT_TRAP"],
+                "operators": ["SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_LE", "SCMP_CMP_LT",
+                    "SCMP_CMP_MASKED_EQ", "SCMP_CMP_NE"],
+                "archs": [if cfg!(target_arch = "x86_64") { "SCMP_ARCH_X86_64" } else { "SCMP_ARCH_AARCH64" }],
+            },
+            "apparmor": {"enabled": file("/sys/module/apparmor/parameters/enabled").starts_with('Y')},
+            "selinux": {"enabled": Path::new("/sys/fs/selinux/enforce").exists()},
+            "intelRdt": {"enabled": false},
+            "mountExtensions": {"idmap": {"enabled": false}},
+        },
+        "annotations": {"dev.berth.version": env!("CARGO_PKG_VERSION")},
+    });
+    say!("{features:#}");
+    Ok(0)
+}

@@ -1,0 +1,166 @@
+//! A container's cgroup: which one `cgroupsPath` means, who is in it, frozen or not.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use berth_launch::v1 as launch;
+
+use crate::{Error, Kind, Result, cgroup::Group, error::Cause};
+
+/// Who makes cgroups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Driver {
+    Files,
+    Systemd,
+}
+
+/// The path below the roots that `cgroupsPath` means; none is `/berth/<id>`, a relative one is below `/berth`.
+///
+/// # Errors
+/// `Unimplemented` for systemd's form `slice:prefix:name`.
+pub fn path(driver: Driver, asked: Option<&str>, id: &str) -> Result<String> {
+    match (driver, asked.filter(|path| !path.is_empty())) {
+        (Driver::Systemd, asked) => Err(Error::new(
+            Kind::Unimplemented,
+            "make cgroup",
+            asked.unwrap_or(id),
+        )
+        .because(Cause("the systemd driver is not there yet".into()))
+        .hint("leave --systemd-cgroup out, and give cgroupsPath as a path (podman: --cgroup-manager cgroupfs)")),
+        (Driver::Files, None) => Ok(format!("/berth/{id}")),
+        (Driver::Files, Some(path)) if path.starts_with('/') => Ok(path.to_owned()),
+        (Driver::Files, Some(path)) => Ok(format!("/berth/{path}")),
+    }
+}
+
+/// The group as plans name it.
+pub fn planned(group: &Group) -> launch::Cgroup {
+    let text = |path: &PathBuf| path.to_string_lossy().into_owned();
+    launch::Cgroup {
+        v2: group.v2.as_ref().map(text).unwrap_or_default(),
+        v1: group.v1.iter().map(text).collect(),
+        ..launch::Cgroup::default()
+    }
+}
+
+/// The pids in the group and below, in any hierarchy.
+pub fn pids(group: &Group) -> Result<BTreeSet<i32>> {
+    let mut found = BTreeSet::new();
+    let mut open: Vec<PathBuf> = group.v2.iter().chain(&group.v1).cloned().collect();
+    while let Some(dir) = open.pop() {
+        let text = read(&dir.join("cgroup.procs"))?.unwrap_or_default();
+        found.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 0));
+        let below = fs::read_dir(&dir).into_iter().flatten().flatten();
+        open.extend(
+            below.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()),
+        );
+    }
+    Ok(found)
+}
+
+/// The file that freezes a group, and what it is told: v1's where that controller is there.
+enum Freezer {
+    V1(PathBuf),
+    V2(PathBuf),
+}
+
+fn freezer(group: &Group) -> Result<Freezer> {
+    if let Some(dir) = group.v1.iter().find(|dir| dir.join("freezer.state").exists()) {
+        return Ok(Freezer::V1(dir.clone()));
+    }
+    match group.v2.as_ref().filter(|dir| dir.join("cgroup.freeze").exists()) {
+        Some(dir) => Ok(Freezer::V2(dir.clone())),
+        None => Err(Error::new(Kind::Precondition, "freeze", "cgroup")
+            .because(Cause("this host's cgroups have no freezer".into()))),
+    }
+}
+
+pub fn is_frozen(group: &Group) -> Result<bool> {
+    match freezer(group) {
+        Ok(Freezer::V1(dir)) => {
+            Ok(read(&dir.join("freezer.state"))?.is_some_and(|text| text.trim() != "THAWED"))
+        }
+        Ok(Freezer::V2(dir)) => Ok(read(&dir.join("cgroup.freeze"))?.is_some_and(|text| text.trim() == "1")),
+        Err(_) => Ok(false),
+    }
+}
+
+/// Freezes all processes and returns when they stand still; a group that won't is let go again.
+///
+/// # Errors
+/// `Deadline` where it takes longer than 10 s.
+pub fn freeze(group: &Group) -> Result<()> {
+    let freezer = freezer(group)?;
+    let until = Instant::now() + Duration::from_secs(10);
+    let stands = loop {
+        let stands = match &freezer {
+            // Written again each time: a process that forks meanwhile is caught the next time.
+            Freezer::V1(dir) => {
+                write(&dir.join("freezer.state"), "FROZEN")?;
+                read(&dir.join("freezer.state"))?.is_some_and(|text| text.trim() == "FROZEN")
+            }
+            Freezer::V2(dir) => {
+                write(&dir.join("cgroup.freeze"), "1")?;
+                read(&dir.join("cgroup.events"))?
+                    .is_some_and(|text| text.lines().any(|line| line == "frozen 1"))
+            }
+        };
+        if stands || Instant::now() >= until {
+            break stands;
+        }
+        thread::sleep(Duration::from_millis(1));
+    };
+    if stands {
+        return Ok(());
+    }
+    thaw(group)?;
+    Err(Error::new(Kind::Deadline, "freeze", "cgroup")
+        .because(Cause("its processes don't stand still".into())))
+}
+
+pub fn thaw(group: &Group) -> Result<()> {
+    match freezer(group)? {
+        Freezer::V1(dir) => write(&dir.join("freezer.state"), "THAWED"),
+        Freezer::V2(dir) => write(&dir.join("cgroup.freeze"), "0"),
+    }
+}
+
+pub fn read(path: &Path) -> Result<Option<String>> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV) => {
+            Ok(None)
+        }
+        Err(error) => Err(Error::io("read", path.display().to_string(), error)),
+    }
+}
+
+pub fn write(path: &Path, value: &str) -> Result<()> {
+    use std::io::Write;
+    fs::File::options()
+        .write(true)
+        .open(path)
+        .and_then(|mut file| file.write_all(value.as_bytes()))
+        .map_err(|error| Error::io("set", format!("{} to {value:?}", path.display()), error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cgroups_path_is_absolute_relative_or_ours() {
+        let of = |asked| path(Driver::Files, asked, "c1").unwrap();
+        assert_eq!(of(None), "/berth/c1");
+        assert_eq!(of(Some("")), "/berth/c1");
+        assert_eq!(of(Some("/pod/x")), "/pod/x");
+        assert_eq!(of(Some("x")), "/berth/x");
+        assert_eq!(path(Driver::Systemd, Some("a.slice:b:c"), "c1").unwrap_err().kind, Kind::Unimplemented);
+    }
+}

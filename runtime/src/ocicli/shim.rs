@@ -1,0 +1,68 @@
+//! The one-shot shim: plan and pipe for the answer are descriptors that it inherits, the streams are ours.
+
+use std::{
+    fs::File,
+    io::{Read, Write},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    path::PathBuf,
+    process::Command,
+};
+
+use berth_launch::v1::{Birth, Ready, birth::Outcome};
+use prost::Message;
+use rustix::{
+    fs::{MemfdFlags, OFlags, SealFlags},
+    io::FdFlags,
+    pipe::{PipeFlags, pipe_with},
+};
+
+use crate::{Error, Kind, Result, error::Cause, oci};
+
+const OP: &str = "start shim";
+
+/// Starts `berth-shim MODE` with a plan, and gives what it says when it has left. What it launched is our child.
+pub fn launch(mode: &str, plan: &impl Message) -> Result<Ready> {
+    let program = program()?;
+    let shown = || program.display().to_string();
+    let plan = sealed(&plan.encode_to_vec()).map_err(|error| Error::io(OP, "plan", error))?;
+    let (answer, theirs) = pipe_with(PipeFlags::CLOEXEC).map_err(|errno| Error::io(OP, "pipe", errno))?;
+    for fd in [plan.as_fd(), theirs.as_fd()] {
+        rustix::io::fcntl_setfd(fd, FdFlags::empty()).map_err(|errno| Error::io(OP, "plan", errno))?;
+    }
+    let status = Command::new(&program)
+        .args([mode, &plan.as_raw_fd().to_string(), &theirs.as_raw_fd().to_string()])
+        .env_clear()
+        .status()
+        .map_err(|error| Error::io(OP, shown(), error).hint("berth-shim has to be beside berth"))?;
+    // Not until the end of the pipe: init holds that open too, until it executes its program.
+    rustix::fs::fcntl_setfl(&answer, OFlags::NONBLOCK).map_err(|errno| Error::io(OP, "pipe", errno))?;
+    let mut bytes = vec![0; berth_launch::PACKET_BYTES];
+    let length = match File::from(answer).read(&mut bytes) {
+        Ok(length) => length,
+        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => 0,
+        Err(error) => return Err(Error::io("read from shim", shown(), error)),
+    };
+    let birth = Birth::decode(&bytes[..length]).ok().and_then(|birth| birth.outcome);
+    match birth {
+        Some(Outcome::Ready(ready)) => Ok(ready),
+        Some(Outcome::Failure(failure)) => Err(oci::explain(&failure)),
+        Some(Outcome::Unsupported(lacking)) => Err(Error::new(Kind::Unimplemented, OP, shown())
+            .because(Cause(format!("it lacks {}", lacking.features.join(", "))))),
+        None => Err(Error::new(Kind::Internal, OP, shown())
+            .because(Cause(format!("it left without a word, with {status}")))),
+    }
+}
+
+fn program() -> Result<PathBuf> {
+    let own = std::env::current_exe().map_err(|error| Error::io("find", "our own program", error))?;
+    Ok(own.with_file_name("berth-shim"))
+}
+
+fn sealed(bytes: &[u8]) -> std::io::Result<OwnedFd> {
+    let fd = rustix::fs::memfd_create("plan", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    let mut file = File::from(fd);
+    file.write_all(bytes)?;
+    let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    rustix::fs::fcntl_add_seals(&file, seals)?;
+    Ok(file.into())
+}

@@ -1,0 +1,498 @@
+//! One task per pod: it owns the pod, takes commands one after the other, and hears what its containers' shims say.
+//! What takes long (a grace period) is waited for outside, by whoever asked, on the published view.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use berth_cri::v1 as cri;
+use berth_launch::v1::{self as launch, event};
+use tokio::sync::{broadcast::error::RecvError, mpsc, oneshot};
+use tracing::{Instrument, error, info, warn};
+
+use super::{
+    Client, CreateContainer, Rooms, blocking,
+    board::Board,
+    container::{self, Container},
+    image_volumes,
+    place::{self, Places},
+    record::{self, Phase, PodRecord},
+    sandbox,
+    state::{State, reason},
+    told,
+};
+use crate::{
+    Error, Kind, Result,
+    error::Cause,
+    id::{ContainerId, PodId},
+    launcher::Shim,
+};
+
+type Answer<T> = oneshot::Sender<Result<T>>;
+
+#[derive(Debug)]
+pub enum Command {
+    /// Answers once the pod is made, or with why not.
+    Await(Box<cri::PodSandboxConfig>, Answer<PodId>),
+    Create(Box<CreateContainer>, Answer<ContainerId>),
+    Start(ContainerId, Answer<()>),
+    Update(ContainerId, Box<cri::LinuxContainerResources>, Answer<()>),
+    /// Notes the pod's overhead and resources; what is absent stays.
+    Resize(Box<Resize>, Answer<()>),
+    /// Takes an ended container away.
+    Forget(ContainerId, Answer<()>),
+    /// From now on no container is made in it.
+    Close(Answer<()>),
+    /// Its containers have ended: lets namespaces and addresses go.
+    TakeDown(Answer<()>),
+    /// Takes the rest away; the task ends.
+    Erase(Answer<()>),
+    /// From the shim of the container's run of that number.
+    Happened(ContainerId, u64, Happening),
+}
+
+/// What a client says that its pod costs and may use.
+#[derive(Debug, Default)]
+pub struct Resize {
+    pub overhead: Option<cri::LinuxContainerResources>,
+    pub resources: Option<cri::LinuxContainerResources>,
+}
+
+#[derive(Debug)]
+pub enum Happening {
+    Event(launch::Event),
+    /// The shim has gone, with or without a last word.
+    Gone,
+}
+
+#[derive(Debug)]
+pub struct Pod {
+    pub id: PodId,
+    pub rooms: Rooms,
+    pub places: Places,
+    pub board: Arc<Board>,
+    pub record: PodRecord,
+    pub config: Arc<cri::PodSandboxConfig>,
+    pub ips: Vec<IpAddr>,
+    pub containers: BTreeMap<ContainerId, Container>,
+    pub me: mpsc::Sender<Command>,
+}
+
+impl Pod {
+    /// Runs the task of a pod that is made already.
+    pub fn run(self, commands: mpsc::Receiver<Command>) {
+        let span = tracing::info_span!(parent: None, "pod", pod = %self.id);
+        tokio::spawn(self.serve(commands).instrument(span));
+    }
+
+    /// Runs the task of a pod that is yet to be made; `failed` is called before anybody hears of a failure.
+    pub fn make_and_run(
+        mut self,
+        mut commands: mpsc::Receiver<Command>,
+        failed: impl FnOnce() + Send + 'static,
+    ) {
+        let span = tracing::info_span!(parent: None, "pod", pod = %self.id);
+        let task = async move {
+            match self.make().await {
+                Ok(()) => self.serve(commands).await,
+                Err(error) => {
+                    failed();
+                    commands.close();
+                    let text = error.chain();
+                    let mut first = Some(error);
+                    while let Some(command) = commands.recv().await {
+                        if let Command::Await(_, answer) = command {
+                            // A retry that joined gets the same story; the kind is the first one's.
+                            let again = || {
+                                Error::new(Kind::Unavailable, "run pod", "begun before")
+                                    .because(Cause(text.clone()))
+                            };
+                            answer.send(Err(first.take().unwrap_or_else(again))).ok();
+                        }
+                    }
+                }
+            }
+        };
+        tokio::spawn(task.instrument(span));
+    }
+
+    async fn make(&mut self) -> Result<()> {
+        let directory = self.places.pod_record(&self.id);
+        let made = directory.clone();
+        blocking("make pod", move || place::make(&made)).await?;
+        let outcome = async {
+            sandbox::note(&self.places, &self.id, &mut self.record, Phase::Making).await?;
+            self.ips = sandbox::make(&self.rooms, &self.places, &self.id, &mut self.record).await?;
+            sandbox::note(&self.places, &self.id, &mut self.record, Phase::Made).await
+        };
+        if let Err(error) = outcome.await {
+            let dir = self.places.pod_dir(&self.id);
+            // What can't be removed now is swept at the next start; the first failure is the one to tell.
+            blocking("take back pod", move || place::remove(&dir).and(place::remove(&directory))).await.ok();
+            return Err(error);
+        }
+        info!(name = self.config.metadata.as_ref().map(|m| m.name.as_str()), ips = ?self.ips, "pod ready");
+        self.publish();
+        Ok(())
+    }
+
+    async fn serve(mut self, mut commands: mpsc::Receiver<Command>) {
+        while let Some(command) = commands.recv().await {
+            // An answer that nobody waits for any more is kept in the pod's state: a retry finds it there.
+            match command {
+                Command::Await(config, answer) => {
+                    answer.send(self.same(&config)).ok();
+                }
+                Command::Create(request, answer) => {
+                    answer.send(self.create(*request).await).ok();
+                }
+                Command::Start(id, answer) => {
+                    answer.send(self.start(&id).await).ok();
+                }
+                Command::Update(id, resources, answer) => {
+                    answer.send(self.update(&id, *resources).await).ok();
+                }
+                Command::Resize(resize, answer) => {
+                    answer.send(self.resize(*resize).await).ok();
+                }
+                Command::Forget(id, answer) => {
+                    answer.send(self.forget(&id).await).ok();
+                }
+                Command::Close(answer) => {
+                    answer.send(self.close().await).ok();
+                }
+                Command::TakeDown(answer) => {
+                    answer.send(self.take_down().await).ok();
+                }
+                Command::Erase(answer) => {
+                    let erased = self.erase().await;
+                    let done = erased.is_ok();
+                    answer.send(erased).ok();
+                    if done {
+                        return;
+                    }
+                }
+                Command::Happened(id, run, happening) => self.happened(&id, run, happening).await,
+            }
+        }
+    }
+
+    fn same(&self, config: &cri::PodSandboxConfig) -> Result<PodId> {
+        match *self.config == *config {
+            true => Ok(self.id.clone()),
+            false => Err(Error::new(Kind::AlreadyExists, "run pod", self.id.short())
+                .because(Cause("a pod of this name, uid and attempt runs with another configuration".into()))
+                .hint("remove it first, or ask with the next attempt")),
+        }
+    }
+
+    async fn create(&mut self, mut request: CreateContainer) -> Result<ContainerId> {
+        const OP: &str = "create container";
+        if self.record.phase() != Phase::Made {
+            return Err(Error::new(Kind::Precondition, OP, self.id.short())
+                .because(Cause("its pod has been stopped".into())));
+        }
+        let metadata = request.config.metadata.clone().unwrap_or_default();
+        if let Some(there) =
+            self.containers.values().find(|there| there.config.metadata.as_ref() == Some(&metadata))
+        {
+            return match there.record.answers(&request) {
+                true => Ok(there.id.clone()),
+                false => Err(Error::new(Kind::AlreadyExists, OP, &metadata.name)
+                    .because(Cause(format!("attempt {} exists with another configuration", metadata.attempt)))
+                    .hint("remove it first, or ask with the next attempt")),
+            };
+        }
+        let id = request.id.take().unwrap_or_else(ContainerId::random);
+        let name = request.config.image.as_ref().map(|image| image.image.clone()).unwrap_or_default();
+        let image = container::find_image(&self.rooms, &name)?;
+        let pod = container::Pod { id: &self.id, record: &self.record, target_pid: self.target(&request)? };
+        let volumes = image_volumes::resolve(&self.rooms, &request.config.mounts)?;
+        let record = container::record(&self.rooms, &pod, &id, &request, &image, volumes);
+        let container = container::create(&self.rooms, &self.places, &pod, record).await?;
+        info!(container = %id, name = metadata.name, image = name, "container created");
+        self.adopt(container);
+        self.publish();
+        Ok(id)
+    }
+
+    /// The PID namespace of the container that a new one wants to look at.
+    fn target(&self, request: &CreateContainer) -> Result<Option<std::path::PathBuf>> {
+        let security = request.config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+        let options = security.and_then(|security| security.namespace_options.clone()).unwrap_or_default();
+        if options.pid() != cri::NamespaceMode::Target {
+            return Ok(None);
+        }
+        let target = self.containers.values().find(|there| there.id.as_str() == options.target_id);
+        match target.map(|there| &there.state) {
+            Some(State::Created { pid } | State::Running { pid, .. }) => {
+                Ok(Some(format!("/proc/{pid}/ns/pid").into()))
+            }
+            Some(_) => Err(Error::invalid("create container", &options.target_id, "the target has ended")),
+            None => {
+                Err(Error::invalid("create container", &options.target_id, "its pod has no such container"))
+            }
+        }
+    }
+
+    /// Listens to the container's shim from now on.
+    pub fn adopt(&mut self, container: Container) {
+        self.board.set_shim(&container.id, container.shim.clone());
+        if let Some(shim) = &container.shim {
+            listen(shim, container.id.clone(), container.run, self.me.clone());
+        }
+        self.containers.insert(container.id.clone(), container);
+    }
+
+    async fn start(&mut self, id: &ContainerId) -> Result<()> {
+        let there = self.containers.get(id).ok_or_else(|| Error::not_found("start container", id.short()))?;
+        let shim = match (&there.state, &there.shim) {
+            (State::Created { .. }, Some(shim)) => shim.clone(),
+            (State::Running { .. } | State::Backoff { .. }, _) if self.is_standalone() => return Ok(()),
+            (State::Exited { .. } | State::Created { .. }, _) if self.is_standalone() => {
+                self.launch_again(id).await?
+            }
+            (state, _) => {
+                return Err(Error::new(Kind::Precondition, "start container", id.short()).because(Cause(
+                    format!("it is {:?}, only a created one can be started", state.published()),
+                )));
+            }
+        };
+        let status = match shim.start().await {
+            Ok(status) => status,
+            Err(fault) => {
+                // The shim's last word follows at once; its callers expect the state to be there already.
+                self.wait_for_end(id).await;
+                return Err(told(fault));
+            }
+        };
+        if let Some(there) = self.containers.get_mut(id) {
+            there.state = there.state.step(&status);
+        }
+        info!(container = %id, pid = status.pid, "container started");
+        self.publish();
+        Ok(())
+    }
+
+    /// A container of a person's is started again with its layer; after a reboot in namespaces made anew.
+    async fn launch_again(&mut self, id: &ContainerId) -> Result<Shim> {
+        if self.record.phase() != Phase::Made || self.record.boot_id != super::clock::boot_id() {
+            self.ips = sandbox::make(&self.rooms, &self.places, &self.id, &mut self.record).await?;
+            sandbox::note(&self.places, &self.id, &mut self.record, Phase::Made).await?;
+        } else {
+            sandbox::take_ports(&self.rooms, &self.id, &self.config).await?;
+        }
+        let pod = container::Pod { id: &self.id, record: &self.record, target_pid: None };
+        let there =
+            self.containers.get_mut(id).ok_or_else(|| Error::not_found("start container", id.short()))?;
+        let launched = container::launch(&self.rooms, &self.places, &pod, id, &mut there.record).await;
+        let (shim, spec, ready) = match launched {
+            Ok(launched) => launched,
+            Err(error) => {
+                self.close_ports(id).await;
+                return Err(error);
+            }
+        };
+        let there =
+            self.containers.get_mut(id).ok_or_else(|| Error::not_found("start container", id.short()))?;
+        there.spec = spec;
+        there.state = State::Created { pid: ready.pid };
+        there.shim = Some(shim.clone());
+        there.run += 1;
+        self.board.set_shim(id, Some(shim.clone()));
+        listen(&shim, id.clone(), there.run, self.me.clone());
+        Ok(shim)
+    }
+
+    /// After a failed start: until the exit record is there, or the shim has gone.
+    async fn wait_for_end(&mut self, id: &ContainerId) {
+        let Some(shim) = self.containers.get(id).and_then(|there| there.shim.clone()) else { return };
+        let mut events = shim.events();
+        let ended = async {
+            // The event may have come before we listened.
+            while shim.status().state() != launch::status::State::Exited {
+                if events.recv().await.is_err_and(|error| error == RecvError::Closed) {
+                    return;
+                }
+            }
+        };
+        // Bounded: the shim waits for the container's processes itself, and not for ever.
+        tokio::time::timeout(std::time::Duration::from_secs(15), ended).await.ok();
+        if let Some(exit) = shim.status().last_exit {
+            self.ended(id, exit).await;
+        }
+    }
+
+    async fn update(&mut self, id: &ContainerId, resources: cri::LinuxContainerResources) -> Result<()> {
+        const OP: &str = "update container";
+        let there = self.containers.get_mut(id).ok_or_else(|| Error::not_found(OP, id.short()))?;
+        if !matches!(there.state, State::Created { .. } | State::Running { .. }) {
+            return Err(Error::new(Kind::Precondition, OP, id.short())
+                .because(Cause(format!("it is {:?}", there.state.published()))));
+        }
+        let (rooms, places) = (self.rooms.clone(), self.places.clone());
+        let (id, record) = (id.clone(), there.record.clone());
+        let updated =
+            blocking(OP, move || container::update(&rooms, &places, &id, &record, &resources)).await?;
+        there.config = Arc::new(updated.config.clone().unwrap_or_default());
+        there.record = updated;
+        self.publish();
+        Ok(())
+    }
+
+    async fn resize(&mut self, resize: Resize) -> Result<()> {
+        let mut record = self.record.clone();
+        record.overhead = resize.overhead.or(record.overhead);
+        record.resources = resize.resources.or(record.resources);
+        let (directory, written) = (self.places.pod_record(&self.id), record.clone());
+        blocking("record pod", move || record::write(&directory, &written)).await?;
+        self.record = record;
+        self.publish();
+        Ok(())
+    }
+
+    async fn forget(&mut self, id: &ContainerId) -> Result<()> {
+        let there =
+            self.containers.get(id).ok_or_else(|| Error::not_found("remove container", id.short()))?;
+        container::remove(&self.rooms, &self.places, id, &there.record).await?;
+        self.containers.remove(id);
+        self.board.set_shim(id, None);
+        info!(container = %id, "container removed");
+        self.publish();
+        Ok(())
+    }
+
+    async fn close(&mut self) -> Result<()> {
+        match self.record.phase() {
+            Phase::Stopping | Phase::Stopped => Ok(()),
+            Phase::Made | Phase::Making => {
+                sandbox::note(&self.places, &self.id, &mut self.record, Phase::Stopping).await?;
+                self.publish();
+                Ok(())
+            }
+        }
+    }
+
+    async fn take_down(&mut self) -> Result<()> {
+        if self.record.phase() == Phase::Stopped {
+            return Ok(());
+        }
+        sandbox::take_down(&self.rooms, &self.places, &self.id, &self.record).await?;
+        self.ips.clear();
+        self.record.ips.clear();
+        sandbox::note(&self.places, &self.id, &mut self.record, Phase::Stopped).await?;
+        info!("pod stopped");
+        self.publish();
+        Ok(())
+    }
+
+    async fn erase(&mut self) -> Result<()> {
+        let ids: Vec<_> = self.containers.keys().cloned().collect();
+        for id in ids {
+            self.forget(&id).await?;
+        }
+        let (dir, directory) = (self.places.pod_dir(&self.id), self.places.pod_record(&self.id));
+        blocking("remove pod", move || place::remove(&dir).and_then(|()| place::remove(&directory))).await?;
+        info!("pod removed");
+        self.board.withdraw(&self.id);
+        Ok(())
+    }
+
+    async fn happened(&mut self, id: &ContainerId, run: u64, happening: Happening) {
+        // A late word of an earlier run's shim is about what is over.
+        let Some(there) = self.containers.get_mut(id).filter(|there| there.run == run) else { return };
+        match happening {
+            Happening::Event(event) => match event.event {
+                Some(event::Event::Changed(status)) => {
+                    there.state = there.state.step(&status);
+                    self.publish();
+                }
+                Some(event::Event::Exited(exit)) => self.ended(id, exit).await,
+                Some(event::Event::ExecExited(_)) | None => {}
+            },
+            Happening::Gone => self.lost(id).await,
+        }
+    }
+
+    /// Its supervisor has gone: what it wrote, or that it could write nothing.
+    async fn lost(&mut self, id: &ContainerId) {
+        let Some(there) = self.containers.get(id) else { return };
+        if matches!(there.state, State::Exited { .. }) {
+            return;
+        }
+        let directory = self.places.container_record(id);
+        let record = there.record.clone();
+        let rooms = self.rooms.clone();
+        let found = blocking("look for exit record", move || {
+            if let Some(exit) = record::read_exit(&directory) {
+                return Ok(exit);
+            }
+            // Nobody reads its output or restarts it any more: it is ended, and that is written down.
+            let cleared = container::clear_cgroup(&rooms, &record.cgroup_path);
+            let exit = container::unseen(&record, "its shim was killed; the container was ended with it");
+            if let Err(error) = record::write_exit(&directory, &exit) {
+                warn!(container = record.id, %error, "exit record not written");
+            }
+            cleared.map(|()| exit)
+        });
+        match found.await {
+            Ok(exit) => self.ended(id, exit).await,
+            Err(error) => {
+                error!(container = %id, error = error.chain(), "the container's shim is gone and it can't be ended");
+                if let Some(there) = self.containers.get_mut(id) {
+                    there.state = State::Unknown { why: error.chain() };
+                }
+                self.publish();
+            }
+        }
+    }
+
+    async fn ended(&mut self, id: &ContainerId, exit: launch::Exit) {
+        let Some(there) = self.containers.get_mut(id) else { return };
+        if matches!(there.state, State::Exited { .. }) {
+            return;
+        }
+        info!(container = %id, exit_code = exit.exit_code, reason = reason(&exit), "container ended");
+        there.state = State::Exited { exit };
+        there.shim = None;
+        self.board.set_shim(id, None);
+        let (rooms, path) = (self.rooms.clone(), there.record.cgroup_path.clone());
+        // Before anybody hears of the end: the next one may want them. A kubelet's pods keep theirs until they stop.
+        if self.is_standalone() {
+            self.close_ports(id).await;
+        }
+        self.publish();
+        let cleared = blocking("clear cgroup", move || container::clear_cgroup(&rooms, &path)).await;
+        if let Err(error) = cleared {
+            warn!(container = %id, error = error.chain(), "cgroup left; it goes with the container");
+        }
+    }
+
+    /// Lets the ports of the node go that lead to a person's container, which has ended.
+    pub async fn close_ports(&self, id: &ContainerId) {
+        if let Err(error) = self.rooms.network.close_ports(&self.id).await {
+            warn!(container = %id, error = error.chain(), "ports of the node lead to an ended container still");
+        }
+    }
+
+    fn is_standalone(&self) -> bool {
+        self.record.by() == Client::Standalone
+    }
+}
+
+/// Passes a shim's events on to its pod's task, and at last that it has gone.
+fn listen(shim: &Shim, id: ContainerId, run: u64, to: mpsc::Sender<Command>) {
+    let mut events = shim.events();
+    tokio::spawn(async move {
+        loop {
+            let happening = match events.recv().await {
+                Ok(event) => Happening::Event(event),
+                // Some were missed; the shim's last word, or its end, is still to come.
+                Err(RecvError::Lagged(_)) => continue,
+                Err(RecvError::Closed) => Happening::Gone,
+            };
+            let last = matches!(happening, Happening::Gone);
+            if to.send(Command::Happened(id.clone(), run, happening)).await.is_err() || last {
+                return;
+            }
+        }
+    });
+}

@@ -1,0 +1,160 @@
+//! Where things are, and the small files a pod's containers see.
+//!
+//! ```text
+//! <root>/pods/<id>/record                 <state>/pods/<id>/{ns/net,ns/ipc,ns/uts,ns/pid,shm,resolv.conf,hosts,hostname}
+//! <root>/containers/<id>/{record,exit,upper,work}   <state>/containers/<id>/{s,live,rootfs,shim.log}
+//! ```
+
+use std::{
+    fs, io,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
+
+use berth_cri::v1 as cri;
+use rustix::mount::{UnmountFlags, unmount};
+
+use crate::{
+    Error, Result, config,
+    id::{ContainerId, PodId},
+};
+
+#[derive(Debug, Clone)]
+pub struct Places {
+    pub root: PathBuf,
+    pub state: PathBuf,
+}
+
+impl Places {
+    pub fn new(config: &config::Daemon) -> Self {
+        Self { root: config.root.clone(), state: config.state.clone() }
+    }
+
+    pub fn pods(&self) -> PathBuf {
+        self.root.join("pods")
+    }
+    pub fn containers(&self) -> PathBuf {
+        self.root.join("containers")
+    }
+    pub fn pod_record(&self, pod: &PodId) -> PathBuf {
+        self.pods().join(pod.as_str())
+    }
+    pub fn pod_dir(&self, pod: &PodId) -> PathBuf {
+        self.state.join("pods").join(pod.as_str())
+    }
+    pub fn container_record(&self, container: &ContainerId) -> PathBuf {
+        self.containers().join(container.as_str())
+    }
+    pub fn container_dir(&self, container: &ContainerId) -> PathBuf {
+        self.state.join("containers").join(container.as_str())
+    }
+    pub fn pin(&self, pod: &PodId, kind: &str) -> PathBuf {
+        self.pod_dir(pod).join(berth_launch::PINS).join(kind)
+    }
+}
+
+/// Makes a directory and those above it.
+pub fn make(directory: &Path) -> Result<()> {
+    fs::create_dir_all(directory)
+        .map_err(|error| Error::io("make directory", directory.display().to_string(), error))
+}
+
+/// Removes a tree that nothing is mounted in; absent is success.
+pub fn remove(directory: &Path) -> Result<()> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::io("remove", directory.display().to_string(), error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Lets a pod's pinned namespaces and its shared memory go. The kernel takes the rest: links, addresses, routes.
+pub fn unpin(pod_dir: &Path) -> Result<()> {
+    let mut pinned = vec![pod_dir.join("shm")];
+    if let Ok(entries) = fs::read_dir(pod_dir.join(berth_launch::PINS)) {
+        pinned.extend(entries.flatten().map(|entry| entry.path()));
+    }
+    for path in pinned {
+        match unmount(&path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+            // Not mounted, or not there: let go already.
+            Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => {}
+            Err(errno) => return Err(Error::io("unmount", path.display().to_string(), errno)),
+        }
+    }
+    Ok(())
+}
+
+/// Writes the files that containers of the pod see under /etc.
+pub fn write_files(
+    pod_dir: &Path,
+    config: &cri::PodSandboxConfig,
+    own_network: bool,
+    ips: &[IpAddr],
+) -> Result<()> {
+    let host = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let write = |name: &str, text: &str| {
+        let path = pod_dir.join(name);
+        fs::write(&path, text).map_err(|error| Error::io("write", path.display().to_string(), error))
+    };
+    let resolv = match &config.dns_config {
+        Some(dns) if !(dns.servers.is_empty() && dns.searches.is_empty() && dns.options.is_empty()) => {
+            resolv_conf(dns)
+        }
+        _ => host("/etc/resolv.conf"),
+    };
+    write("resolv.conf", &resolv)?;
+    if own_network {
+        write("hostname", &format!("{}\n", config.hostname))?;
+        write("hosts", &hosts(&config.hostname, ips))
+    } else {
+        write("hostname", &host("/etc/hostname"))?;
+        write("hosts", &host("/etc/hosts"))
+    }
+}
+
+/// resolv.conf(5).
+fn resolv_conf(dns: &cri::DnsConfig) -> String {
+    let mut text = String::new();
+    if !dns.searches.is_empty() {
+        text.push_str(&format!("search {}\n", dns.searches.join(" ")));
+    }
+    for server in &dns.servers {
+        text.push_str(&format!("nameserver {server}\n"));
+    }
+    if !dns.options.is_empty() {
+        text.push_str(&format!("options {}\n", dns.options.join(" ")));
+    }
+    text
+}
+
+/// hosts(5).
+fn hosts(hostname: &str, ips: &[IpAddr]) -> String {
+    let mut text = String::from(
+        "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n",
+    );
+    if !hostname.is_empty() {
+        match ips.is_empty() {
+            true => text.push_str(&format!("127.0.1.1\t{hostname}\n")),
+            false => ips.iter().for_each(|ip| text.push_str(&format!("{ip}\t{hostname}\n"))),
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pods_files_say_what_it_asked_for() {
+        let dns = cri::DnsConfig {
+            servers: vec!["10.0.0.10".into()],
+            searches: vec!["a.b".into(), "c".into()],
+            options: vec!["ndots:5".into()],
+        };
+        assert_eq!(resolv_conf(&dns), "search a.b c\nnameserver 10.0.0.10\noptions ndots:5\n");
+        assert!(hosts("web", &["10.88.0.2".parse().unwrap()]).ends_with("10.88.0.2\tweb\n"));
+        assert!(hosts("web", &[]).ends_with("127.0.1.1\tweb\n"));
+    }
+}

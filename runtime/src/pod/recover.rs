@@ -1,0 +1,328 @@
+//! After a start: records on disk and shims that answer become the same pods as before. What was begun and not ended is
+//! taken back; what nobody owns is swept, with a line that says what and why; what can't be read is kept.
+
+use std::{collections::HashSet, fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
+
+use berth_launch::v1 as launch;
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use super::{
+    COMMANDS, Client, Name, Node, Pods, Rooms, Tasks,
+    actor::{Command, Pod},
+    blocking,
+    board::Board,
+    clock,
+    container::{self, Container},
+    place::{self, Places},
+    record::{self, ContainerRecord, Phase, PodRecord},
+    sandbox,
+    state::State,
+};
+use crate::{
+    Kind, Result,
+    id::{ContainerId, PodId},
+};
+
+pub async fn recover(rooms: Rooms) -> Result<Pods> {
+    let places = Places::new(&rooms.config);
+    let found = {
+        let places = places.clone();
+        blocking("read records", move || read(&places)).await?
+    };
+    sweep(&rooms, &places, &found).await;
+    let board = Arc::new(Board::new());
+    let mut tasks = Tasks::default();
+    let boot_id = clock::boot_id();
+    let (pods, mut containers, unreadable) = (found.pods, found.containers, found.unreadable);
+    for (id, mut record) in pods {
+        let own = containers.extract_if(.., |(_, container)| container.pod == record.id).collect::<Vec<_>>();
+        // A person's container is the one thing its hidden pod is for: half made, or half removed, it is nobody's.
+        let whole = |(_, container): &(ContainerId, ContainerRecord)| container.phase() != Phase::Making;
+        let deserted = record.by() == Client::Standalone && !own.iter().any(whole);
+        if record.phase() == Phase::Making || deserted {
+            info!(pod = %id, "a pod that was being made or removed when berthd ended is taken back");
+            for (container, record) in &own {
+                take_back(&rooms, &places, container, record).await;
+            }
+            match rooms.network.has_plugins(&id) {
+                // A plugin that hangs holds up only its own pod.
+                true => {
+                    let (rooms, places) = (rooms.clone(), places.clone());
+                    tokio::spawn(async move { erase(&rooms, &places, &id, &record).await });
+                }
+                false => erase(&rooms, &places, &id, &record).await,
+            }
+            continue;
+        }
+        // A reboot has ended what ran, and its namespaces with it.
+        if record.boot_id != boot_id && record.by() == Client::Cri && record.phase() == Phase::Made {
+            sandbox::note(&places, &id, &mut record, Phase::Stopping).await?;
+        }
+        let (me, commands) = mpsc::channel(COMMANDS);
+        tasks.by_id.insert(id.clone(), me.clone());
+        let config = record.config.clone().unwrap_or_default();
+        if record.by() == Client::Cri {
+            tasks.by_name.insert(Name::of(&config), id.clone());
+        }
+        let mut pod = Pod {
+            id,
+            rooms: rooms.clone(),
+            places: places.clone(),
+            board: Arc::clone(&board),
+            ips: record.ips.iter().filter_map(|ip| ip.parse().ok()).collect(),
+            record,
+            config: Arc::new(config),
+            containers: Default::default(),
+            me: me.clone(),
+        };
+        for (id, record) in own {
+            match record.phase() {
+                Phase::Making => {
+                    info!(container = %id, "a container that was being made when berthd ended is taken back");
+                    take_back(&rooms, &places, &id, &record).await;
+                }
+                Phase::Made | Phase::Stopping | Phase::Stopped => {
+                    let found = find_again(&rooms, &places, &id, record, &boot_id).await?;
+                    let ended = matches!(found.state, State::Exited { .. });
+                    pod.adopt(found);
+                    if ended && pod.record.by() == Client::Standalone {
+                        pod.close_ports(&id).await;
+                    }
+                }
+            }
+        }
+        pod.publish();
+        let stopping = pod.record.phase() == Phase::Stopping;
+        pod.run(commands);
+        if stopping {
+            go_on_stopping(me);
+        }
+    }
+    for (id, record) in &containers {
+        info!(container = %id, "a container whose pod is gone is taken back");
+        take_back(&rooms, &places, id, record).await;
+    }
+    let (logs, kept) = (places.root.join("logs"), Arc::clone(&board));
+    blocking("sweep logs", move || {
+        sweep_logs(&logs, |id| kept.home(id).is_some() || unreadable.contains(id.as_str()));
+        Ok(())
+    })
+    .await?;
+    let living = board.list();
+    let living = living.iter().filter(|pod| pod.state == super::PodState::Ready).map(|pod| pod.id.clone());
+    rooms.network.look_after(living.collect());
+    Ok(Pods(Arc::new(Node { rooms, places, board, tasks: Arc::new(tasks.into()) })))
+}
+
+/// What is on disk, readable.
+struct Found {
+    pods: Vec<(PodId, PodRecord)>,
+    containers: Vec<(ContainerId, ContainerRecord)>,
+    /// Ids of records that can't be read: nothing of theirs is touched.
+    unreadable: HashSet<String>,
+}
+
+fn read(places: &Places) -> Result<Found> {
+    let mut unreadable = HashSet::new();
+    // Records hold environments, layers setuid files, /dev/shm is open to all: none of it is for the node's other users.
+    for private in
+        [places.pods(), places.containers(), places.state.join("pods"), places.state.join("containers")]
+    {
+        place::make(&private)?;
+        fs::set_permissions(&private, fs::Permissions::from_mode(0o700))
+            .map_err(|error| crate::Error::io("set mode of", private.display().to_string(), error))?;
+    }
+    let pods = all(&places.pods(), PodId::parse, &mut unreadable);
+    let containers = all(&places.containers(), ContainerId::parse, &mut unreadable);
+    Ok(Found { pods, containers, unreadable })
+}
+
+fn all<I, R: prost::Message + Default>(
+    directory: &Path,
+    parse: impl Fn(&str) -> Result<I>,
+    unreadable: &mut HashSet<String>,
+) -> Vec<(I, R)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Ok(id) = parse(&name) else { continue };
+        match record::read(&entry.path()) {
+            Ok(Some(record)) => found.push((id, record)),
+            // Made and not yet written in: nothing hangs on it.
+            Ok(None) => {
+                info!(id = name, "a directory without a record is removed");
+                if let Err(error) = place::remove(&entry.path()) {
+                    warn!(error = error.chain(), "it stays");
+                }
+            }
+            Err(error) => {
+                warn!(
+                    id = name,
+                    error = error.chain(),
+                    "a record can't be read; it is kept, and so is what it names"
+                );
+                unreadable.insert(name);
+            }
+        }
+    }
+    found
+}
+
+async fn find_again(
+    rooms: &Rooms,
+    places: &Places,
+    id: &ContainerId,
+    record: ContainerRecord,
+    boot_id: &str,
+) -> Result<Container> {
+    let config = Arc::new(record.config.clone().unwrap_or_default());
+    let spec = Arc::new(serde_json::from_str(&record.spec).unwrap_or_default());
+    let of = |state, shim| Container {
+        id: id.clone(),
+        config: Arc::clone(&config),
+        spec: Arc::clone(&spec),
+        env: Arc::new(record.env.clone()),
+        record: record.clone(),
+        state,
+        shim,
+        run: 0,
+    };
+    match rooms.launcher.connect(&places.container_dir(id)).await {
+        Ok(shim) => {
+            let status = shim.status();
+            if status.state() != launch::status::State::Exited {
+                info!(container = %id, pid = status.pid, "container found again");
+                return Ok(of(State::of(&status), Some(shim)));
+            }
+        }
+        Err(error) if error.kind == Kind::NotFound => {}
+        Err(error) => warn!(container = %id, error = error.chain(), "the container's shim can't be reached"),
+    }
+    let (rooms, directory, boot_id) = (rooms.clone(), places.container_record(id), boot_id.to_owned());
+    let written = record.clone();
+    let exit = blocking("look for exit record", move || {
+        if let Err(error) = container::clear_cgroup(&rooms, &written.cgroup_path) {
+            warn!(container = written.id, error = error.chain(), "what is left of an ended container stays");
+        }
+        if let Some(exit) = record::read_exit(&directory) {
+            return Ok(exit);
+        }
+        let why = match written.boot_id == boot_id {
+            true => "its shim was killed while berthd was down; the container was ended with it",
+            false => "the machine was started anew",
+        };
+        let exit = container::unseen(&written, why);
+        if let Err(error) = record::write_exit(&directory, &exit) {
+            warn!(container = written.id, %error, "exit record not written");
+        }
+        Ok(exit)
+    })
+    .await?;
+    info!(container = %id, exit_code = exit.exit_code, "container ended while berthd was down");
+    Ok(of(State::Exited { exit }, None))
+}
+
+/// A pod that was told to stop before the daemon ended.
+fn go_on_stopping(pod: mpsc::Sender<Command>) {
+    tokio::spawn(async move {
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        // Its containers are ended by the client's next StopPodSandbox where some still run: then this does nothing.
+        if pod.send(Command::TakeDown(answer)).await.is_ok()
+            && let Ok(Err(error)) = answered.await
+        {
+            warn!(error = error.chain(), "a pod that was being stopped is not wholly taken down yet");
+        }
+    });
+}
+
+async fn take_back(rooms: &Rooms, places: &Places, id: &ContainerId, record: &ContainerRecord) {
+    if let Ok(shim) = rooms.launcher.connect(&places.container_dir(id)).await {
+        // One that does not listen is killed with its cgroup.
+        shim.shutdown().await.ok();
+    }
+    if let Err(error) = container::remove(rooms, places, id, record).await {
+        warn!(container = %id, error = error.chain(), "it is not wholly taken back");
+    }
+}
+
+async fn erase(rooms: &Rooms, places: &Places, id: &PodId, record: &PodRecord) {
+    let taken = sandbox::take_back(rooms, places, id, record).await;
+    let (dir, directory) = (places.pod_dir(id), places.pod_record(id));
+    let removed = match taken {
+        Ok(()) => blocking("remove pod", move || place::remove(&dir).and(place::remove(&directory))).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = removed {
+        warn!(pod = %id, error = error.chain(), "it is not wholly taken back");
+    }
+}
+
+/// The network of a pod without a record, and its directory.
+async fn take_network(rooms: Rooms, places: Places, pod: PodId) {
+    let (record, dir) = (PodRecord::default(), places.pod_dir(&pod));
+    let taken = match sandbox::take_back(&rooms, &places, &pod, &record).await {
+        Ok(()) => blocking("remove pod", move || place::remove(&dir)).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = taken {
+        warn!(pod = %pod, error = error.chain(), "it is not wholly taken back");
+    }
+}
+
+/// Log directories of people's containers that are gone.
+fn sweep_logs(logs: &Path, known: impl Fn(&ContainerId) -> bool) {
+    for entry in fs::read_dir(logs).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if ContainerId::parse(&name).is_ok_and(|id| !known(&id)) {
+            info!(container = name, "logs of a container that is gone are removed");
+            if let Err(error) = place::remove(&entry.path()) {
+                warn!(container = name, error = error.chain(), "they stay");
+            }
+        }
+    }
+}
+
+/// What has an id of ours and no record: left by a crash between two steps.
+async fn sweep(rooms: &Rooms, places: &Places, found: &Found) {
+    let mut known: HashSet<String> = found.unreadable.clone();
+    known.extend(found.pods.iter().map(|(id, _)| id.to_string()));
+    known.extend(found.containers.iter().map(|(id, _)| id.to_string()));
+    for pod in rooms.network.attached() {
+        if !known.contains(pod.as_str()) {
+            info!(pod = %pod, "the network of a pod that is gone is taken back");
+            known.insert(pod.to_string());
+            let taken = take_network(rooms.clone(), places.clone(), pod.clone());
+            match rooms.network.has_plugins(&pod) {
+                true => {
+                    tokio::spawn(taken);
+                }
+                false => taken.await,
+            }
+        }
+    }
+    let (state, parent, cgroups) =
+        (places.state.clone(), rooms.config.cgroup_parent.clone(), rooms.cgroups.clone());
+    let swept = blocking("sweep", move || {
+        for kind in ["pods", "containers"] {
+            for entry in fs::read_dir(state.join(kind)).into_iter().flatten().flatten() {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                if PodId::parse(&name).is_err() || known.contains(&name) {
+                    continue;
+                }
+                info!(id = name, "what is left of a {} that is gone is removed", kind.trim_end_matches('s'));
+                let group = cgroups.group(&format!("/{}/{name}", parent.trim_matches('/')));
+                let cleared = group.kill().and_then(|()| group.remove());
+                let removed =
+                    cleared.and(place::unpin(&entry.path())).and_then(|()| place::remove(&entry.path()));
+                if let Err(error) = removed {
+                    warn!(id = name, error = error.chain(), "it stays");
+                }
+            }
+        }
+        Ok(())
+    });
+    if let Err(error) = swept.await {
+        warn!(error = error.chain(), "the sweep did not end");
+    }
+}

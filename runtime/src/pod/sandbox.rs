@@ -1,0 +1,153 @@
+//! A pod's own things: addresses, files, namespaces. Made in order, each undone by `take_down`, which takes back
+//! whatever part there is and may be called at any time.
+
+use std::net::IpAddr;
+
+use berth_cri::v1::{self as cri, NamespaceMode};
+use berth_launch::v1 as launch;
+
+use super::{
+    Client, Rooms, blocking, clock,
+    place::{self, Places},
+    ports::host_ports,
+    record::{self, Phase, PodRecord},
+    told, wish,
+};
+use crate::{
+    Error, Result,
+    error::Cause,
+    id::PodId,
+    net::{Attachment, Choice},
+    oci,
+};
+
+/// The pod's cgroup, where its reaper lives; its containers' are beside it.
+pub fn cgroup_path(config: &cri::PodSandboxConfig, rooms: &Rooms, id: &str) -> String {
+    let parent = config.linux.as_ref().map(|linux| linux.cgroup_parent.as_str()).unwrap_or_default();
+    let parent = if parent.is_empty() { rooms.config.cgroup_parent.as_str() } else { parent };
+    format!("/{}/{id}", parent.trim_matches('/'))
+}
+
+/// Makes all of it; after an error nothing is left but the record, which the caller removes.
+pub async fn make(rooms: &Rooms, places: &Places, id: &PodId, record: &mut PodRecord) -> Result<Vec<IpAddr>> {
+    let made = try_make(rooms, places, id, record).await;
+    if made.is_err()
+        && let Err(error) = take_back(rooms, places, id, record).await
+    {
+        // The caller hears of the first failure; this one is only here.
+        tracing::warn!(pod = %id, error = error.chain(), "a failed pod is not wholly taken back; the next start sweeps it");
+    }
+    made
+}
+
+async fn try_make(rooms: &Rooms, places: &Places, id: &PodId, record: &mut PodRecord) -> Result<Vec<IpAddr>> {
+    let config = record.config.clone().unwrap_or_default();
+    let network = oci::modes(&config).network();
+    let loopback_only = record.by() == Client::Standalone && network == NamespaceMode::Container;
+    let path = cgroup_path(&config, rooms, id.as_str());
+    let wish = wish::of(&config, &path)?;
+    let choice = match record.by() {
+        Client::Cri => Choice::Configured,
+        Client::Standalone => Choice::BuiltIn,
+    };
+    let attachment = match network {
+        NamespaceMode::Node => None,
+        _ if loopback_only => None,
+        _ => Some(rooms.network.attach(id, choice, &wish.ports).await?),
+    };
+    let link = match &attachment {
+        Some(Attachment::Bridge { link, .. }) => Some((**link).clone()),
+        Some(Attachment::Plugins(_)) | None => None,
+    };
+    let own_network = network != NamespaceMode::Node;
+    let shares_pid = oci::modes(&config).pid() == NamespaceMode::Pod;
+    let (dir, cgroups) = (places.pod_dir(id), rooms.cgroups.clone());
+    let cgroup = blocking("make pod", move || {
+        place::make(&dir)?;
+        match shares_pid {
+            true => cgroups.create(&path, &Default::default()).map(|group| super::container::plan_of(&group)),
+            false => Ok(launch::Cgroup::default()),
+        }
+    })
+    .await?;
+    let plan = oci::sandbox_plan(&config, id.as_str(), places.pod_dir(id), link, cgroup)?;
+    let ready = rooms.launcher.sandbox(&plan).await.map_err(told)?;
+    let ips = match attachment {
+        Some(attachment) => rooms.network.plug(id, attachment, &places.pin(id, "net"), &wish).await?,
+        None => Vec::new(),
+    };
+    let (dir, addresses) = (places.pod_dir(id), ips.clone());
+    blocking("write files of pod", move || place::write_files(&dir, &config, own_network, &addresses))
+        .await?;
+    record.ips = ips.iter().map(ToString::to_string).collect();
+    (record.reaper_pid, record.reaper_start_time) = (ready.pid, ready.pid_start_time);
+    record.boot_id = clock::boot_id();
+    Ok(ips)
+}
+
+/// Takes the ports of the node again that a person's container let go when it ended.
+pub async fn take_ports(rooms: &Rooms, id: &PodId, config: &cri::PodSandboxConfig) -> Result<()> {
+    let ports = host_ports(config)?;
+    match ports.is_empty() {
+        true => Ok(()),
+        false => rooms.network.attach(id, Choice::BuiltIn, &ports).await.map(drop),
+    }
+}
+
+/// Takes the pod's namespaces, its reaper and its addresses back. Where a network plugin can't undo its part, all is
+/// left for the next call, which the client makes; else it goes on after an error and gives the first.
+pub async fn take_down(rooms: &Rooms, places: &Places, id: &PodId, record: &PodRecord) -> Result<()> {
+    let killed = end_reaper(rooms, id, record).await;
+    rooms.network.unplug(id).await?;
+    killed.and(let_go(rooms, places, id).await)
+}
+
+/// The same for a pod that nobody has: what plugins can't undo now is their affair, in the background.
+pub async fn take_back(rooms: &Rooms, places: &Places, id: &PodId, record: &PodRecord) -> Result<()> {
+    let killed = end_reaper(rooms, id, record).await;
+    if let Err(error) = rooms.network.unplug(id).await {
+        tracing::warn!(pod = %id, error = error.chain(), "the network of a pod that is gone is not undone; it is tried again");
+    }
+    killed.and(let_go(rooms, places, id).await)
+}
+
+/// Lets the pinned namespaces go, and then what the bridge holds for them.
+pub async fn let_go(rooms: &Rooms, places: &Places, id: &PodId) -> Result<()> {
+    let dir = places.pod_dir(id);
+    let unpinned = blocking("unpin", move || place::unpin(&dir)).await;
+    unpinned.and(rooms.network.release(id).await)
+}
+
+/// The reaper holds every namespace of the pod open.
+async fn end_reaper(rooms: &Rooms, id: &PodId, record: &PodRecord) -> Result<()> {
+    let config = record.config.clone().unwrap_or_default();
+    let path = cgroup_path(&config, rooms, id.as_str());
+    let cgroups = rooms.cgroups.clone();
+    match oci::modes(&config).pid() == NamespaceMode::Pod {
+        true => {
+            blocking("end reaper", move || {
+                let group = cgroups.group(&path);
+                group.kill().and_then(|()| group.remove())
+            })
+            .await
+        }
+        false => Ok(()),
+    }
+}
+
+/// Writes how far the pod has come.
+pub async fn note(places: &Places, id: &PodId, record: &mut PodRecord, phase: Phase) -> Result<()> {
+    record.set_phase(phase);
+    let (directory, record) = (places.pod_record(id), record.clone());
+    blocking("record pod", move || record::write(&directory, &record)).await
+}
+
+/// The runtime handlers are Berth itself.
+pub fn check(handler: &str) -> Result<()> {
+    match handler {
+        "" | "berth" => Ok(()),
+        other => Err(Error::not_found("find runtime handler", other)
+            .because(Cause("no such handler is configured".into()))
+            .hint("the handlers are `berth` and the default one")),
+    }
+}
