@@ -1,1 +1,38 @@
-//! placeholder
+//! The harness of the privileged integration tests: private daemons, clients, registries, images, leak checks.
+//!
+//! ```text
+//!   Place    names that nobody else has: directory, bridge, subnet, table, cgroup parent
+//!   Daemon   a berthd in a place; clients (CRI, berth.v1), the tool; killed, restarted, stopped
+//!     drop   removes all it runs, stops it, and fails the test if anything is left (leaks)
+//!   Registry docker-registry over HTTP or HTTPS, filled by skopeo;  Hostile one that misbehaves on purpose
+//!   images   archives of rootfs-fixtures, made once per process;     pods  requests with the usual in them
+//! ```
+//! Tests drive public doors only. They need root; what a machine lacks is skipped loudly (`skip`).
+
+mod clients;
+pub mod cni;
+mod daemon;
+mod hostile;
+pub mod images;
+mod leaks;
+mod logs;
+mod place;
+mod pods;
+mod poll;
+mod programs;
+mod registry;
+mod skip;
+mod tool;
+pub mod web;
+
+pub use clients::Answer;
+pub use daemon::{Daemon, Options};
+pub use hostile::{Hostile, Trick};
+pub use leaks::processes_naming;
+pub use logs::{Line, Stream, lines, read_log};
+pub use pods::{Asked, Pod, asked, host_network, pod, security};
+pub use poll::{BOUND, eventually, until};
+pub use programs::program;
+pub use registry::{Registry, Transport};
+pub use skip::{required, skip};
+pub use tool::{Finished, Tool};

@@ -1,0 +1,30 @@
+//! HTTP/1.0 in its plainest form, for asking what listens on the host.
+
+use std::{
+    io::{self, Read, Write},
+    net::{TcpListener, TcpStream},
+};
+
+/// The answer to one request line, `GET /`, head and body.
+///
+/// # Errors
+/// What the connection says; of nobody there, `ConnectionRefused`.
+pub fn ask(address: &str, port: u16, line: &str) -> io::Result<String> {
+    let mut socket = TcpStream::connect((address, port))?;
+    write!(socket, "{line} HTTP/1.0\r\n\r\n")?;
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer)?;
+    match answer.is_empty() {
+        true => Err(io::ErrorKind::UnexpectedEof.into()),
+        false => Ok(answer),
+    }
+}
+
+/// A port that nobody had a moment ago.
+///
+/// # Panics
+/// If there is none.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("0.0.0.0:0").expect("find a free port");
+    listener.local_addr().expect("a bound socket has an address").port()
+}

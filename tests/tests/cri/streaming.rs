@@ -1,0 +1,309 @@
+//! Exec, attach and port-forward: the URLs that CRI gives, and WebSocket at them by a client of a few lines. SPDY is
+//! critest's and the unit tests' business.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::TcpStream,
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use berth_cri::v1 as cri;
+use berth_tests::{Answer, Daemon, Options, asked, eventually, processes_naming};
+use rustls::pki_types::CertificateDer;
+use serde_json::Value;
+use tonic::Code;
+
+const STDIN: u8 = 0;
+const STDOUT: u8 = 1;
+const STDERR: u8 = 2;
+const ERROR: u8 = 3;
+const CLOSE: u8 = 255;
+
+/// A client of one WebSocket; its messages are short.
+struct Socket(Box<dyn Stream>);
+
+/// A connection, plain or in TLS.
+trait Stream: Read + Write {}
+impl<S: Read + Write> Stream for S {}
+
+impl Socket {
+    /// Upgrades, or gives the status that refused.
+    fn open(url: &str, protocol: &str) -> Result<Self, u16> {
+        let (host, _) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
+        Self::over(Box::new(connect(host)), url, protocol)
+    }
+
+    fn over(mut socket: Box<dyn Stream>, url: &str, protocol: &str) -> Result<Self, u16> {
+        let (_, rest) = url.split_once("://").unwrap();
+        let (host, path) = rest.split_once('/').unwrap();
+        let request = format!(
+            "GET /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+             Sec-WebSocket-Protocol: {protocol}\r\n\r\n"
+        );
+        socket.write_all(request.as_bytes()).unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            socket.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        let head = String::from_utf8(head).unwrap();
+        match head.split(' ').nth(1).unwrap().parse().unwrap() {
+            101 => {
+                assert!(head.contains(protocol), "{head}");
+                Ok(Self(socket))
+            }
+            refused => Err(refused),
+        }
+    }
+
+    /// A masked binary message whose mask changes nothing.
+    fn send(&mut self, channel: u8, bytes: &[u8]) {
+        let mut message = vec![0x82, 0x80 | u8::try_from(bytes.len() + 1).unwrap(), 0, 0, 0, 0, channel];
+        message.extend_from_slice(bytes);
+        self.0.write_all(&message).unwrap();
+    }
+
+    /// The next message's channel and bytes; `None` at the close.
+    fn see(&mut self) -> Option<(u8, Vec<u8>)> {
+        let mut head = [0; 2];
+        self.0.read_exact(&mut head).unwrap();
+        let length = match head[1] {
+            126 => {
+                let mut long = [0; 2];
+                self.0.read_exact(&mut long).unwrap();
+                usize::from(u16::from_be_bytes(long))
+            }
+            short => usize::from(short),
+        };
+        let mut bytes = vec![0; length];
+        self.0.read_exact(&mut bytes).unwrap();
+        match head[0] {
+            0x82 => Some((bytes.remove(0), bytes)),
+            0x88 => None,
+            other => panic!("a frame of kind {other:#x}"),
+        }
+    }
+
+    /// What comes until the close: output, errors, and the status.
+    fn rest(mut self) -> (String, String, Value) {
+        let mut all = [const { Vec::new() }; 4];
+        while let Some((channel, bytes)) = self.see() {
+            all[usize::from(channel)].extend(bytes);
+        }
+        let text = |channel: u8| String::from_utf8(all[usize::from(channel)].clone()).unwrap();
+        (text(STDOUT), text(STDERR), serde_json::from_str(&text(ERROR)).unwrap())
+    }
+}
+
+fn connect(host: &str) -> TcpStream {
+    let socket = TcpStream::connect(host).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    socket
+}
+
+/// TLS with a server that has to show one of these certificates for `localhost`.
+fn secured(url: &str, trusted: &[CertificateDer<'static>]) -> Result<Box<dyn Stream>, rustls::Error> {
+    let (host, _) = url.strip_prefix("https://").unwrap().split_once('/').unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    trusted.iter().for_each(|certificate| roots.add(certificate.clone()).unwrap());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = "localhost".try_into().unwrap();
+    let mut client = rustls::ClientConnection::new(Arc::new(config), name)?;
+    let mut socket = connect(host);
+    while client.is_handshaking() {
+        client.complete_io(&mut socket).map_err(|error| match error.downcast::<rustls::Error>() {
+            Ok(refused) => refused,
+            Err(error) => rustls::Error::General(error.to_string()),
+        })?;
+    }
+    Ok(Box::new(rustls::StreamOwned::new(client, socket)))
+}
+
+/// A certificate for `localhost`, written where the daemon reads it.
+fn certify(dir: &Path) -> CertificateDer<'static> {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
+    fs::write(dir.join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+    fs::write(dir.join("cert.pem"), made.cert.pem()).unwrap();
+    made.cert.der().clone()
+}
+
+#[test]
+fn streams_are_in_tls_where_that_is_asked_and_a_new_certificate_needs_no_restart() {
+    let certificates = tempfile::tempdir().unwrap();
+    let first = certify(certificates.path());
+    let file = |name: &str| certificates.path().join(name);
+    let over = format!(
+        "[streaming]\ntls = \"files\"\ncertificate = {:?}\nkey = {:?}\n",
+        file("cert.pem"),
+        file("key.pem")
+    );
+    let daemon = Daemon::with_fixture_and(Options { over, ..Options::default() });
+    let pod = daemon.plain_pod("tls");
+    let id = daemon.launch(&pod, &asked("c", &["sleep", "inf"])).unwrap();
+    let run = |trusted: &[CertificateDer<'static>]| {
+        let url = url(&daemon, exec(&id, &["echo", "hello"])).unwrap();
+        let socket = secured(&url, trusted)?;
+        let (output, _, status) = Socket::over(socket, &url, "v5.channel.k8s.io").unwrap().rest();
+        assert_eq!(status["status"], "Success");
+        Ok::<_, rustls::Error>(output)
+    };
+    assert_eq!(run(std::slice::from_ref(&first)).unwrap(), "hello\n");
+    let second = certify(certificates.path());
+    assert!(matches!(run(&[first]), Err(rustls::Error::InvalidCertificate(_))));
+    assert_eq!(run(std::slice::from_ref(&second)).unwrap(), "hello\n");
+    // What is no certificate leaves the old one in force.
+    fs::write(file("cert.pem"), "nothing\n").unwrap();
+    assert_eq!(run(&[second]).unwrap(), "hello\n");
+    // Plain HTTP finds nobody there.
+    let url = url(&daemon, exec(&id, &["true"])).unwrap().replace("https://", "http://");
+    let (host, _) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
+    let mut plain = connect(host);
+    plain.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    let mut answer = Vec::new();
+    // The connection ends, with an alert or a reset.
+    plain.read_to_end(&mut answer).ok();
+    assert!(!answer.starts_with(b"HTTP"), "{answer:?}");
+}
+
+#[test]
+fn a_certificate_of_the_daemons_own_is_made_where_that_is_asked() {
+    let over = "[streaming]\ntls = \"made\"\n".to_owned();
+    let daemon = Daemon::with_fixture_and(Options { over, ..Options::default() });
+    let pod = daemon.plain_pod("tls");
+    let id = daemon.launch(&pod, &asked("c", &["sleep", "inf"])).unwrap();
+    let url = url(&daemon, exec(&id, &["true"])).unwrap();
+    assert!(url.starts_with("https://127.0.0.1:"), "{url}");
+    // Nobody vouches for it: a client that asks is told so, and it got as far as a certificate.
+    match secured(&url, &[]).err() {
+        Some(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer)) => {}
+        other => panic!("{other:?}"),
+    }
+}
+
+fn exec(id: &str, words: &[&str]) -> cri::ExecRequest {
+    cri::ExecRequest {
+        container_id: id.into(),
+        cmd: words.iter().map(|word| (*word).to_owned()).collect(),
+        stdin: true,
+        stdout: true,
+        stderr: true,
+        ..Default::default()
+    }
+}
+
+fn url(daemon: &Daemon, request: cri::ExecRequest) -> Answer<String> {
+    daemon.call(daemon.runtime().exec(request)).map(|answer| answer.url)
+}
+
+#[test]
+fn an_exec_has_its_streams_and_its_exit_code() {
+    let daemon = Daemon::with_fixture();
+    let pod = daemon.plain_pod("exec");
+    let id = daemon.launch(&pod, &asked("c", &["sleep", "inf"])).unwrap();
+    let mut socket = Socket::open(&url(&daemon, exec(&id, &["cat"])).unwrap(), "v5.channel.k8s.io").unwrap();
+    assert_eq!(socket.see(), Some((STDOUT, Vec::new())));
+    socket.send(STDIN, b"hello");
+    assert_eq!(socket.see(), Some((STDOUT, b"hello".to_vec())));
+    socket.send(CLOSE, &[STDIN]);
+    let (_, errors, status) = socket.rest();
+    assert_eq!((errors.as_str(), status["status"].as_str()), ("", Some("Success")));
+
+    let socket =
+        Socket::open(&url(&daemon, exec(&id, &["exit", "3"])).unwrap(), "v4.channel.k8s.io").unwrap();
+    let (_, _, status) = socket.rest();
+    assert_eq!(status["reason"], "NonZeroExitCode");
+    assert_eq!(status["details"]["causes"][0]["message"], "3");
+
+    let socket = Socket::open(&url(&daemon, exec(&id, &["nosuch"])).unwrap(), "v5.channel.k8s.io").unwrap();
+    let (_, _, status) = socket.rest();
+    assert_eq!(status["reason"], "InternalError");
+    assert!(status["message"].as_str().unwrap().contains("nosuch"), "{status}");
+}
+
+#[test]
+fn a_url_is_good_once_and_only_for_what_it_is() {
+    let daemon = Daemon::with_fixture();
+    let pod = daemon.plain_pod("url");
+    let id = daemon.launch(&pod, &asked("c", &["sleep", "inf"])).unwrap();
+    let url = url(&daemon, exec(&id, &["true"])).unwrap();
+    let protocol = "v5.channel.k8s.io";
+    assert_eq!(Socket::open(&url.replace("/exec/", "/attach/"), protocol).err(), Some(404));
+    // What can't be agreed on leaves it good.
+    assert_eq!(Socket::open(&url, "v9.channel.k8s.io").err(), Some(400));
+    Socket::open(&url, protocol).unwrap().rest();
+    assert_eq!(Socket::open(&url, protocol).err(), Some(404));
+}
+
+#[test]
+fn a_client_that_goes_takes_its_exec_with_it() {
+    let daemon = Daemon::with_fixture();
+    let pod = daemon.plain_pod("gone");
+    let id = daemon.launch(&pod, &asked("c", &["sleep", "inf"])).unwrap();
+    let mark = format!("86{:06}", std::process::id());
+    let url = url(&daemon, exec(&id, &["sleep", &mark])).unwrap();
+    let mut socket = Socket::open(&url, "v5.channel.k8s.io").unwrap();
+    socket.see().unwrap();
+    eventually("the exec to run", || (!processes_naming(&mark).is_empty()).then_some(()));
+    drop(socket);
+    eventually("the exec to end", || processes_naming(&mark).is_empty().then_some(()));
+    assert_eq!(daemon.status(&id).unwrap().state(), cri::ContainerState::ContainerRunning);
+}
+
+#[test]
+fn an_attached_client_hears_and_is_heard_until_the_containers_end() {
+    let daemon = Daemon::with_fixture();
+    let pod = daemon.plain_pod("attach");
+    let asked = asked("c", &["cat"]).with(|config| {
+        config.stdin = true;
+        config.stdin_once = true;
+    });
+    let id = daemon.launch(&pod, &asked).unwrap();
+    let request = cri::AttachRequest {
+        container_id: id.clone(),
+        stdin: true,
+        stdout: true,
+        stderr: true,
+        ..Default::default()
+    };
+    let url = daemon.call(daemon.runtime().attach(request)).unwrap().url;
+    let mut socket = Socket::open(&url, "v5.channel.k8s.io").unwrap();
+    assert_eq!(socket.see(), Some((STDOUT, Vec::new())));
+    socket.send(STDIN, b"hello\n");
+    assert_eq!(socket.see(), Some((STDOUT, b"hello\n".to_vec())));
+    socket.send(CLOSE, &[STDIN]);
+    let (_, _, status) = socket.rest();
+    assert_eq!(status["status"], "Success");
+    assert_eq!(daemon.exited(&id).exit_code, 0);
+}
+
+#[test]
+fn what_can_not_be_streamed_is_refused_before_there_is_a_url() {
+    let daemon = Daemon::with_fixture();
+    let pod = daemon.plain_pod("refused");
+    let id = daemon.launch(&pod, &asked("c", &["sleep", "inf"])).unwrap();
+    let code = |request| url(&daemon, request).unwrap_err().code();
+    assert_eq!(code(cri::ExecRequest { tty: true, ..exec(&id, &["true"]) }), Code::InvalidArgument);
+    assert_eq!(code(exec(&id, &[])), Code::InvalidArgument);
+    let none = cri::ExecRequest { stdin: false, stdout: false, stderr: false, ..exec(&id, &["true"]) };
+    assert_eq!(code(none), Code::InvalidArgument);
+    assert_eq!(code(exec("00ff", &["true"])), Code::NotFound);
+    daemon.stop_container(&id, 0).unwrap();
+    assert_eq!(code(exec(&id, &["true"])), Code::FailedPrecondition);
+    let forward = |id: &str| {
+        let request = cri::PortForwardRequest { pod_sandbox_id: id.into(), port: vec![80] };
+        daemon.call(daemon.runtime().port_forward(request))
+    };
+    assert!(forward(&pod.id).unwrap().url.contains("/portforward/"));
+    daemon.stop_pod(&pod.id).unwrap();
+    assert_eq!(forward(&pod.id).unwrap_err().code(), Code::FailedPrecondition);
+    assert_eq!(forward("00ff").unwrap_err().code(), Code::NotFound);
+}

@@ -1,0 +1,292 @@
+//! A node: berthd and a kubelet, and what can be asked of them.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    time::Duration,
+};
+
+use berth_fixtures::{Image, Layer};
+use berth_tests::{Daemon, images, until, web};
+use serde_json::{Value, json};
+
+use crate::{kubectl, world};
+
+pub const NAME: &str = "node";
+/// The image with Kubernetes' own test program.
+pub const AGNHOST: &str = "localhost/agnhost:1";
+/// A kubelet looks once a second and backs off for tens of them.
+pub const PATIENCE: Duration = Duration::from_secs(180);
+
+const READ_ONLY_PORT: u16 = 10255;
+
+/// Dropped, it takes the kubelet down and then berthd, which looks for leaks.
+#[derive(Debug)]
+pub struct Node {
+    kubelet: Mutex<Option<Child>>,
+    daemon: RwLock<Daemon>,
+    dir: PathBuf,
+    cgroup: String,
+}
+
+impl Node {
+    pub fn up() -> Self {
+        world::make();
+        let daemon = Daemon::with_fixture();
+        let dir = daemon.dir().join("kube");
+        fs::create_dir(&dir).expect("make the kubelet's directory");
+        world::hide(&dir);
+        let agnhost = fs::read(kubectl::program("agnhost")).expect("read agnhost");
+        let layer = Layer::new().directory("tmp", 0o1777).file("agnhost", 0o755, agnhost);
+        let image = Image::new().layer(layer).entrypoint(&["/agnhost"]);
+        daemon.load_image(AGNHOST, &image);
+        let node = Self {
+            kubelet: Mutex::default(),
+            cgroup: daemon.cgroup_parent().to_owned(),
+            dir,
+            daemon: RwLock::new(daemon),
+        };
+        world::make_cgroups(&node.cgroup);
+        fs::create_dir(node.manifests()).expect("make the directory of manifests");
+        node.configure();
+        node.start_kubelet();
+        node
+    }
+
+    pub fn daemon(&self) -> RwLockReadGuard<'_, Daemon> {
+        self.daemon.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// To stop or kill it; the trials that do run alone.
+    pub fn daemon_mut(&self) -> RwLockWriteGuard<'_, Daemon> {
+        self.daemon.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A directory for a trial's volumes.
+    pub fn volume(&self, name: &str) -> PathBuf {
+        let directory = self.dir.join("volumes").join(name);
+        fs::create_dir_all(&directory).expect("make a volume");
+        directory
+    }
+
+    /// Where logs of pods are.
+    pub fn logs(&self) -> PathBuf {
+        self.dir.join("logs")
+    }
+
+    fn manifests(&self) -> PathBuf {
+        self.dir.join("manifests")
+    }
+
+    fn configure(&self) {
+        let config = json!({
+            "apiVersion": "kubelet.config.k8s.io/v1beta1",
+            "kind": "KubeletConfiguration",
+            "failCgroupV1": false,
+            "cgroupDriver": "cgroupfs",
+            "cgroupRoot": self.cgroup,
+            "containerRuntimeEndpoint": format!("unix://{}", self.daemon().state().join("berth.sock").display()),
+            "staticPodPath": self.manifests(),
+            "podLogsDir": self.logs(),
+            "volumePluginDir": self.dir.join("plugins"),
+            "failSwapOn": false,
+            "authentication": {"anonymous": {"enabled": true}, "webhook": {"enabled": false}},
+            "authorization": {"mode": "AlwaysAllow"},
+            "clusterDomain": "cluster.local",
+            "containerLogMaxSize": "64Ki",
+            "containerLogMonitorInterval": "3s",
+            "syncFrequency": "1s",
+            "fileCheckFrequency": "1s",
+            // The machine's disk and memory are not what is tested.
+            "evictionHard": {"memory.available": "10Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
+            "imageGCHighThresholdPercent": 100,
+            // Lower takes a capability that may be missing.
+            "oomScoreAdj": 0,
+            "enforceNodeAllocatable": ["pods"],
+            "readOnlyPort": READ_ONLY_PORT,
+            "registerNode": false,
+            "clusterDNS": [],
+        });
+        fs::write(self.config(), config.to_string()).expect("write the kubelet's configuration");
+    }
+
+    fn config(&self) -> PathBuf {
+        self.dir.join("kubelet.json")
+    }
+
+    pub fn start_kubelet(&self) {
+        let log = File::options().create(true).append(true).open(self.dir.join("kubelet.log"));
+        let log = log.expect("open the kubelet's log");
+        let mut command = Command::new(kubectl::program("kubelet"));
+        command.arg("--config").arg(self.config()).arg("--root-dir").arg(self.dir.join("root"));
+        command.args(["--hostname-override", NAME, "--node-ip", world::NODE_IP]);
+        command.stdin(Stdio::null()).stdout(log.try_clone().expect("share the log")).stderr(log);
+        let mut child = command.spawn().expect("start the kubelet");
+        let healthy = until(PATIENCE, || {
+            if let Some(status) = child.try_wait().expect("look at the kubelet") {
+                return Some(Err(status));
+            }
+            self.get("/healthz").filter(|body| body == "ok").map(|_| Ok(()))
+        });
+        assert!(matches!(healthy, Some(Ok(()))), "the kubelet: {healthy:?}\n{}", self.kubelet_log());
+        *self.kubelet.lock().unwrap_or_else(PoisonError::into_inner) = Some(child);
+    }
+
+    pub fn stop_kubelet(&self) {
+        let child = self.kubelet.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(mut child) = child {
+            // Nothing of a kubelet needs an orderly end.
+            child.kill().expect("kill the kubelet");
+            child.wait().expect("wait for the kubelet");
+        }
+    }
+
+    /// The end of its log.
+    pub fn kubelet_log(&self) -> String {
+        let log = fs::read(self.dir.join("kubelet.log")).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(40)..].join("\n")
+    }
+
+    /// What its read-only port says, None for an error.
+    pub fn get(&self, path: &str) -> Option<String> {
+        let answer = web::ask("127.0.0.1", READ_ONLY_PORT, &format!("GET {path}")).ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        head.lines().next()?.contains(" 200").then(|| body.to_owned())
+    }
+
+    /// A static pod of that name, as the kubelet sees it.
+    pub fn pod(&self, name: &str) -> Option<Value> {
+        let pods: Value = serde_json::from_str(&self.get("/pods")?).ok()?;
+        let name = format!("{name}-{NAME}");
+        pods["items"].as_array()?.iter().find(|pod| pod["metadata"]["name"] == name.as_str()).cloned()
+    }
+
+    /// Waits until the kubelet says something of a pod.
+    pub fn wait<T>(&self, name: &str, what: &str, look: impl Fn(&Value) -> Option<T>) -> T {
+        let mut last = None;
+        let found = until(PATIENCE, || {
+            last = self.pod(name);
+            last.as_ref().and_then(&look)
+        });
+        found.unwrap_or_else(|| {
+            let status = last.map_or_else(|| "no such pod".into(), |pod| format!("{:#}", pod["status"]));
+            panic!("pod {name} did not come to {what}: {status}\n---- kubelet\n{}", self.kubelet_log())
+        })
+    }
+
+    /// Has the kubelet run a pod until the returned value goes.
+    pub fn run(&self, name: &str, spec: Value) -> StaticPod<'_> {
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": name, "namespace": "default"},
+            "spec": spec,
+        });
+        let unfinished = self.dir.join(format!("{name}.json"));
+        fs::write(&unfinished, pod.to_string()).expect("write a manifest");
+        fs::rename(&unfinished, self.manifest(name)).expect("name a manifest");
+        StaticPod { node: self, name: name.to_owned() }
+    }
+
+    fn manifest(&self, name: &str) -> PathBuf {
+        self.manifests().join(format!("{name}.json"))
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // Pods that are going keep it busy, their cgroups last.
+        let busy = || world::pod_cgroups(&self.cgroup);
+        until(PATIENCE, || busy().is_empty().then_some(()));
+        let left = busy();
+        self.stop_kubelet();
+        if !left.is_empty() && !std::thread::panicking() {
+            panic!("the kubelet did not finish with {left:?}:\n{}", self.kubelet_log());
+        }
+        if std::thread::panicking() {
+            eprintln!("---- the kubelet's log, the end ----\n{}", self.kubelet_log());
+        }
+        world::remove_kubelets_cgroups(&self.cgroup);
+        world::show();
+    }
+}
+
+/// A pod that goes with this.
+#[derive(Debug)]
+pub struct StaticPod<'a> {
+    node: &'a Node,
+    pub name: String,
+}
+
+impl StaticPod<'_> {
+    pub fn wait<T>(&self, what: &str, look: impl Fn(&Value) -> Option<T>) -> T {
+        self.node.wait(&self.name, what, look)
+    }
+
+    pub fn wait_ready(&self) -> Value {
+        self.wait("ready", |pod| is_ready(pod).then(|| pod.clone()))
+    }
+
+    /// Takes its manifest away and waits until it is gone.
+    pub fn remove(self) {
+        drop(self);
+    }
+
+    /// The directory of its logs.
+    pub fn logs(&self) -> PathBuf {
+        let pod = self.node.pod(&self.name).expect("the kubelet has it");
+        let uid = pod["metadata"]["uid"].as_str().unwrap_or_default();
+        // A static pod's directory has its configuration's hash, which is its uid here.
+        self.node.logs().join(format!("default_{}-{NAME}_{uid}", self.name))
+    }
+}
+
+impl Drop for StaticPod<'_> {
+    fn drop(&mut self) {
+        // Failing, or by the node: the file may be gone.
+        fs::remove_file(self.node.manifest(&self.name)).ok();
+        let gone = until(PATIENCE, || self.node.pod(&self.name).is_none().then_some(()));
+        if !std::thread::panicking() {
+            assert!(gone.is_some(), "pod {} stays though its manifest is gone", self.name);
+        }
+    }
+}
+
+pub fn is_ready(pod: &Value) -> bool {
+    let conditions = pod["status"]["conditions"].as_array();
+    conditions.is_some_and(|all| all.iter().any(|one| one["type"] == "Ready" && one["status"] == "True"))
+}
+
+/// The status of a container, of those that run for good or of those for the start.
+pub fn container<'a>(pod: &'a Value, name: &str) -> &'a Value {
+    let all = ["containerStatuses", "initContainerStatuses"].into_iter();
+    let mut all = all.filter_map(|kind| pod["status"][kind].as_array()).flatten();
+    all.find(|status| status["name"] == name).unwrap_or(&Value::Null)
+}
+
+/// A container of the fixture's image.
+pub fn fixture(name: &str, command: &[&str]) -> Value {
+    let mut words = vec!["/bin/fixture"];
+    words.extend(command);
+    json!({"name": name, "image": images::FIXTURE, "imagePullPolicy": "Never", "command": words})
+}
+
+/// The same with more keys.
+pub fn with(mut container: Value, more: Value) -> Value {
+    let more = match more {
+        Value::Object(more) => more,
+        other => panic!("{other} is no object"),
+    };
+    for (key, value) in more {
+        container[key] = value;
+    }
+    container
+}
+
+/// Reads a file that may not be there yet.
+pub fn read(path: &Path) -> Option<String> {
+    fs::read_to_string(path).ok()
+}

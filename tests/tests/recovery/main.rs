@@ -1,0 +1,6 @@
+//! The daemon dies; containers do not. What they wrote and how they ended is there when it is back.
+
+mod crash;
+mod disk;
+mod found;
+mod sweep;

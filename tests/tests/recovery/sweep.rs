@@ -1,0 +1,62 @@
+//! What nobody owns is swept; what can't be read is kept and told.
+
+use std::fs;
+
+use berth_cri::v1 as cri;
+use berth_tests::{Daemon, asked, eventually};
+
+#[test]
+fn a_record_that_cannot_be_read_is_kept_and_does_not_stop_the_daemon() {
+    let mut daemon = Daemon::with_fixture();
+    let (good, bad) = (daemon.plain_pod("good"), daemon.plain_pod("bad"));
+    let running = daemon.launch(&good, &asked("c", &["sleep", "inf"])).unwrap();
+    daemon.kill9();
+    let record = daemon.root().join("pods").join(&bad.id).join("record");
+    assert!(record.is_file(), "{}", record.display());
+    let right = fs::read(&record).unwrap();
+    fs::write(&record, &right[..right.len() / 2]).unwrap();
+    daemon.up();
+    // The rest is as it was.
+    assert_eq!(daemon.exec_ok(&running, &["echo", "on"]), "on\n");
+    assert!(daemon.log().contains(&bad.id), "it is told in the log");
+    assert!(record.is_file() || daemon.list_pods(cri::PodSandboxFilter::default()).len() == 1);
+    // Repaired, it is there again.
+    if record.is_file() {
+        daemon.kill9();
+        fs::write(&record, &right).unwrap();
+        daemon.up();
+        assert_eq!(daemon.pod_status(&bad.id).unwrap().id, bad.id);
+    }
+}
+
+#[test]
+fn what_nobody_owns_is_swept() {
+    let mut daemon = Daemon::with_fixture();
+    let pod = daemon.plain_pod("swept");
+    daemon.launch(&pod, &asked("c", &["tree", "2"])).unwrap();
+    daemon.kill9();
+    // Somebody removed the records by hand: their processes, pins and addresses are nobody's.
+    fs::remove_dir_all(daemon.root().join("pods").join(&pod.id)).unwrap();
+    daemon.up();
+    assert!(daemon.list_pods(cri::PodSandboxFilter::default()).is_empty());
+    assert!(daemon.list_containers(cri::ContainerFilter::default()).is_empty());
+    let pins = daemon.state().join("pods").join(&pod.id);
+    eventually("the pod's pins to be swept", || (!pins.exists()).then_some(()));
+}
+
+#[test]
+fn many_restarts_change_nothing() {
+    let mut daemon = Daemon::with_fixture();
+    let pod = daemon.plain_pod("many");
+    let id = daemon.launch(&pod, &asked("c", &["sleep", "inf"])).unwrap();
+    let before = daemon.status(&id).unwrap();
+    for round in 0..5 {
+        match round % 2 {
+            0 => daemon.kill9(),
+            _ => assert!(daemon.stop().success()),
+        }
+        daemon.up();
+        assert_eq!(daemon.status(&id).unwrap(), before, "round {round}");
+    }
+    assert_eq!(daemon.exec_ok(&id, &["echo", "on"]), "on\n");
+}
