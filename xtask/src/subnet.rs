@@ -1,0 +1,81 @@
+//! A subnet for a private bridge: 10.200.x.0/24 to 10.250.x.0/24, one that no route of this host uses.
+
+use std::net::Ipv4Addr;
+
+use anyhow::{Context, Result};
+
+const FIRST: u8 = 200;
+const LAST: u8 = 250;
+const PREFIX: u32 = 24;
+
+/// Picks one at random among the free.
+pub fn free() -> Result<String> {
+    let table = std::fs::read_to_string("/proc/net/route").context("read /proc/net/route")?;
+    let mut seed = [0u8; 2];
+    rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty()).context("get random bytes")?;
+    pick(u16::from_ne_bytes(seed), &routes(&table)).context("no subnet of 10.200.0.0 to 10.250.255.0 is free")
+}
+
+/// A route's destination and mask, in host order.
+type Route = (u32, u32);
+
+/// Reads /proc/net/route: hex words in network order as this (little-endian or not) host's memory shows them.
+fn routes(table: &str) -> Vec<Route> {
+    let word =
+        |text: &str| u32::from_str_radix(text, 16).ok().map(|word| u32::from_be_bytes(word.to_ne_bytes()));
+    let line = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        Some((word(words.get(1)?)?, word(words.get(7)?)?))
+    };
+    table.lines().skip(1).filter_map(line).collect()
+}
+
+/// Goes from a random place through all, once around.
+fn pick(seed: u16, routes: &[Route]) -> Option<String> {
+    let count = (u32::from(LAST - FIRST) + 1) * 256;
+    (0..count).find_map(|step| {
+        let place = (u32::from(seed) + step) % count;
+        let network = u32::from(Ipv4Addr::new(10, FIRST, 0, 0)) + (place << (32 - PREFIX));
+        let mask = u32::MAX << (32 - PREFIX);
+        // The default route, mask 0, leads everywhere and claims nothing.
+        let taken = |route: &Route| {
+            let common = route.1 & mask;
+            common != 0 && route.0 & common == network & common
+        };
+        (!routes.iter().any(taken)).then(|| format!("{}/{PREFIX}", Ipv4Addr::from(network)))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn route(text: &str) -> Route {
+        let (network, bits) = text.split_once('/').unwrap();
+        let bits: u32 = bits.parse().unwrap();
+        let mask = if bits == 0 { 0 } else { u32::MAX << (32 - bits) };
+        (u32::from(network.parse::<Ipv4Addr>().unwrap()), mask)
+    }
+
+    #[test]
+    fn the_next_subnet_without_a_route_is_taken() {
+        assert_eq!(pick(0, &[]).unwrap(), "10.200.0.0/24");
+        assert_eq!(pick(0, &[route("0.0.0.0/0"), route("10.200.0.0/24")]).unwrap(), "10.200.1.0/24");
+        assert_eq!(pick(0, &[route("10.200.0.0/15"), route("10.202.0.64/26")]).unwrap(), "10.202.1.0/24");
+        assert_eq!(pick(u16::MAX, &[]).unwrap().split('.').next(), Some("10"));
+        assert_eq!(pick(7, &[route("10.0.0.0/8")]), None);
+    }
+
+    #[test]
+    fn the_kernels_table_is_read() {
+        let word =
+            |text: &str| format!("{:08X}", u32::from_ne_bytes(text.parse::<Ipv4Addr>().unwrap().octets()));
+        let table = format!(
+            "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\n\
+             br0\t{}\t00000000\t0001\t0\t0\t0\t{}\t0\t0\t0\n",
+            word("10.200.7.0"),
+            word("255.255.255.0")
+        );
+        assert_eq!(routes(&table), [route("10.200.7.0/24")]);
+    }
+}
