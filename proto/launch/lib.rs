@@ -24,6 +24,8 @@ pub const PINS: &str = "ns";
 pub const PACKET_BYTES: usize = 64 * 1024;
 /// What this build of the shim can do beyond version 1; `needs` is checked against it.
 pub const FEATURES: &[&str] = &[
+    needs::USERS,
+    needs::MOUNT_IDS,
     needs::TIME,
     needs::DOMAINNAME,
     needs::HOOKS,

@@ -6,7 +6,7 @@ use crate::v1::{
     ContainerPlan, Exec, Mount, NamespaceKind, Overlay, Process, SandboxPlan, mount, request::Call, rootfs,
 };
 
-/// A new user namespace with maps, for a container or a pod.
+/// A user namespace, new with maps or joined, for a container or a pod.
 pub const USERS: &str = "user-namespace";
 /// Maps written by newuidmap(1) and newgidmap(1).
 pub const MAP_HELPERS: &str = "map-helpers";
@@ -44,9 +44,10 @@ pub const APPARMOR_STACKED: &str = "apparmor-stacked";
 
 /// What a container's plan uses beyond version 1, each name once.
 pub fn container(plan: &ContainerPlan) -> Vec<String> {
+    let has_users = plan.namespaces.iter().any(|namespace| namespace.kind() == NamespaceKind::User);
     let is_new = |kind: NamespaceKind| plan.namespaces.iter().any(|n| n.kind() == kind && n.path.is_empty());
     let mut used = vec![
-        (is_new(NamespaceKind::User) || !plan.uid_maps.is_empty() || !plan.gid_maps.is_empty(), USERS),
+        (has_users || !plan.uid_maps.is_empty() || !plan.gid_maps.is_empty(), USERS),
         (!plan.uid_map_helper.is_empty() || !plan.gid_map_helper.is_empty(), MAP_HELPERS),
         (is_new(NamespaceKind::Time) || !plan.time_offsets.is_empty(), TIME),
         (!plan.domainname.is_empty(), DOMAINNAME),

@@ -11,9 +11,9 @@ use std::{
 };
 
 use berth_launch::v1::{
-    Exec, Filesystem, Hook, Hooks, Kill, Mount, Namespace, NamespaceKind, Process, Scheduler,
-    SeccompListener, SetDevices, Start, Step, Symlink, Sysctl, TimeOffset, birth::Outcome, device, mount,
-    reply, request::Call, time_offset,
+    Exec, Filesystem, Hook, Hooks, IdMap, Kill, Mount, MountIds, Namespace, NamespaceKind, Process,
+    Scheduler, SeccompListener, SetDevices, Start, Step, Symlink, Sysctl, TimeOffset, birth::Outcome, device,
+    mount, reply, request::Call, time_offset,
 };
 use rustix::fs::{FileType, Mode};
 use support::container::Container;
@@ -184,6 +184,66 @@ fn a_device_program_holds_and_is_replaced() {
     assert!(matches!(reply, reply::Result::Done(_)), "{reply:?}");
     assert_eq!(client.exited().exit_code, 0);
     assert!(container.log().contains(&"stdout F allowed".into()));
+}
+
+#[test]
+fn a_new_user_namespace_has_its_maps_and_mounts_have_their_ids() {
+    let mut container = Container::new();
+    for applet in ["stat", "touch"] {
+        symlink("busybox", container.dir.path().join("root/bin").join(applet)).unwrap();
+    }
+    let volume = container.dir.path().join("volume");
+    std::fs::create_dir(&volume).unwrap();
+    std::fs::write(volume.join("file"), "").unwrap();
+    let script = "cat /proc/self/uid_map; id; stat -c '%u %g' / /as-root/file /as-five/file; touch /as-root/made; \
+                  echo again > /dev/fd/1";
+    let mut plan = container.plan(&["sh", "-c", script]);
+    plan.namespaces.push(Namespace { kind: NamespaceKind::User.into(), path: String::new() });
+    let map = |inside, outside, length| IdMap { inside, outside, length };
+    plan.uid_maps = vec![map(0, 50_000, 1), map(1, 60_000, 5000)];
+    plan.gid_maps = vec![map(0, 70_000, 5001)];
+    // The container's own ids.
+    plan.rootfs.as_mut().unwrap().ids = Some(MountIds::default());
+    let bind = |at: &str, ids: MountIds| Mount {
+        destination: at.into(),
+        from: Some(mount::From::Bind(berth_launch::v1::Bind {
+            source: volume.to_str().unwrap().into(),
+            ..Default::default()
+        })),
+        ids: Some(ids),
+        ..Mount::default()
+    };
+    let five = MountIds { uids: vec![map(0, 60_004, 1)], gids: vec![map(0, 70_005, 1)], recursive: false };
+    plan.mounts.extend([bind("/as-root", MountIds::default()), bind("/as-five", five)]);
+    let mut client = container.start(&plan);
+    assert_eq!(client.exited().exit_code, 0, "{:?}", container.log());
+    let words: Vec<String> = container
+        .log()
+        .iter()
+        .map(|line| line.split_whitespace().skip(2).collect::<Vec<_>>().join(" "))
+        .collect();
+    let expected =
+        ["0 50000 1", "1 60000 5000", "uid=0(root) gid=0(root) groups=0(root)", "0 0", "0 0", "5 5", "again"];
+    assert_eq!(words, expected);
+    let made = std::fs::metadata(volume.join("made")).unwrap();
+    assert_eq!(
+        (std::os::unix::fs::MetadataExt::uid(&made), std::os::unix::fs::MetadataExt::gid(&made)),
+        (0, 0)
+    );
+}
+
+#[test]
+fn a_user_namespace_without_a_root_is_refused() {
+    let mut container = Container::new();
+    let mut plan = container.plan(&["true"]);
+    plan.namespaces.push(Namespace { kind: NamespaceKind::User.into(), path: String::new() });
+    plan.uid_maps = vec![IdMap { inside: 1, outside: 50_000, length: 1 }];
+    plan.gid_maps = plan.uid_maps.clone();
+    let (shim, outcome) = support::birth("container", &plan);
+    container.shim = Some(shim);
+    let Outcome::Failure(failure) = outcome else { panic!("{outcome:?}") };
+    assert_eq!(failure.step(), Step::User);
+    assert!(failure.detail.contains("not mapped"), "{failure:?}");
 }
 
 #[test]

@@ -90,8 +90,11 @@ pub fn plan(bundle: &Bundle<'_>) -> Result<launch::ContainerPlan> {
     });
     process.new_keyring = bundle.keyring == Keyring::New;
     process.personality = personality(linux)?;
+    let (uid_maps, gid_maps) = check::users(linux)?;
     let plan = launch::ContainerPlan {
         version: berth_launch::VERSION,
+        uid_maps,
+        gid_maps,
         id: bundle.id.to_owned(),
         dir: bundle.dir.to_string_lossy().into_owned(),
         namespaces: linux.namespaces().iter().flatten().filter_map(compile::namespace).collect(),
@@ -169,6 +172,7 @@ fn one_mount(mount: &oci_spec::runtime::Mount, bundle: &Bundle<'_>) -> Result<la
         compiled.destination.insert(0, b'/');
     }
     check::mount(mount, &shown)?;
+    check::mount_ids(&compiled, bundle.spec, &shown)?;
     match &mut compiled.from {
         Some(launch::mount::From::Bind(bind)) => {
             if bind.source.is_empty() {
@@ -237,6 +241,7 @@ fn node(device: &LinuxDevice) -> Result<launch::Device> {
         mode: device.file_mode().unwrap_or(0o666) & 0o7777,
         uid: device.uid().unwrap_or(0),
         gid: device.gid().unwrap_or(0),
+        ..launch::Device::default()
     })
 }
 

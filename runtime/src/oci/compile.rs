@@ -44,7 +44,7 @@ pub fn compile(document: &Spec, request: &Request<'_>) -> Result<launch::Contain
             })),
             readonly: read_only,
             propagation,
-            ids: None,
+            ids: place.pod_user.as_ref().map(|_| launch::MountIds::default()),
         }),
         mounts: document.mounts().iter().flatten().map(|mount| mounts::compile(mount, &label)).collect(),
         devices: devices::nodes(request)?,

@@ -1,5 +1,7 @@
 //! The device nodes and links every container has, and those it asks for.
 
+use std::{os::unix::ffi::OsStrExt, path::Path};
+
 use berth_launch::v1::{Device, Symlink, device::Type};
 
 use super::{Host, Request, user};
@@ -38,8 +40,7 @@ pub fn default_nodes() -> Vec<Device> {
             major: *major,
             minor: *minor,
             mode: 0o666,
-            uid: 0,
-            gid: 0,
+            ..Device::default()
         })
         .collect()
 }
@@ -81,6 +82,7 @@ fn of_cdi(node: &super::cdi::Node) -> Result<Device> {
         mode: node.file_mode.unwrap_or(0o660) & 0o777,
         uid: node.uid.unwrap_or(0),
         gid: node.gid.unwrap_or(0),
+        host_path: node.host_path.clone().into_bytes(),
     })
 }
 
@@ -112,7 +114,10 @@ fn node(path: &str, device: &(std::path::PathBuf, char, u32, u32, u32)) -> Devic
         major: device.2,
         minor: device.3,
         mode: device.4,
-        uid: 0,
-        gid: 0,
+        host_path: match Path::new(path) == device.0 {
+            true => Vec::new(),
+            false => device.0.as_os_str().as_bytes().to_vec(),
+        },
+        ..Device::default()
     }
 }

@@ -26,6 +26,7 @@ fn kind(step: Step, errno: i32) -> Kind {
     match (step, errno) {
         (_, libc::ENOSPC | libc::EDQUOT | libc::ENOMEM | libc::EMFILE | libc::ENFILE) => Kind::Exhausted,
         (Step::Exec | Step::Workdir | Step::User | Step::Sysctl | Step::Plan, _) => Kind::Invalid,
+        (Step::IdMap, libc::EINVAL | 0) => Kind::Invalid,
         (Step::BindSource, libc::ENOENT) => Kind::NotFound,
         (Step::Stdio | Step::NamespaceJoin | Step::Pty, 0) => Kind::Precondition,
         _ => Kind::Internal,
@@ -92,6 +93,9 @@ fn remedy(step: Step, errno: i32, detail: &str) -> &'static str {
         Step::Workdir => "the container's user has to be able to enter it; make it when the image is built",
         Step::User => "use a number, or add the name to the image's /etc/passwd or /etc/group",
         Step::BindSource if errno == libc::ENOENT => "make it on the host first",
+        Step::IdMap if errno == libc::EINVAL => {
+            "ext4, xfs, btrfs and, from Linux 6.3 on, tmpfs can be: move it there, or do without mappings"
+        }
         Step::Sysctl if errno == libc::ENOENT => "this kernel has no such parameter",
         Step::Overlay if errno == libc::EINVAL => {
             "the writable layer must be on a file system that overlayfs can write to, not itself an overlay: move --root"
@@ -136,6 +140,13 @@ mod tests {
                 "become user app: the image's /etc/passwd has no such user; use a number",
             ),
             (Step::Overlay, libc::ENOSPC, "/l", "", "free some space"),
+            (
+                Step::IdMap,
+                libc::EINVAL,
+                "/data",
+                "its file system can't be",
+                "id-map /data: its file system can't be",
+            ),
         ];
         for (step, errno, object, detail, expected) in rows {
             let failure = Failure { step: step.into(), errno, object: object.into(), detail: detail.into() };

@@ -58,6 +58,7 @@ impl Case {
                 resolv_conf: file("resolv.conf"),
                 hosts: file("hosts"),
                 hostname_file: file("hostname"),
+                pod_user: None,
                 cgroup_path: "/kubepods/pod1/c1".into(),
                 cgroup: launch::Cgroup { v2: "/sys/fs/cgroup/kubepods/pod1/c1".into(), ..Default::default() },
                 log: Some("/var/log/pods/ns_web_1/app/0.log".into()),
@@ -330,6 +331,39 @@ fn a_process_beside_the_containers_own() {
     }
 }
 
+/// As the kubelet asks: one range for all ids.
+fn users() -> cri::UserNamespace {
+    let maps = vec![cri::IdMapping { container_id: 0, host_id: 131_072, length: 65_536 }];
+    cri::UserNamespace { mode: cri::NamespaceMode::Pod.into(), uids: maps.clone(), gids: maps }
+}
+
+#[test]
+fn a_container_with_its_pods_user_namespace() {
+    let mut case = Case::new();
+    let mut options = case.security().namespace_options.clone().unwrap_or_default();
+    options.userns_options = Some(users());
+    case.security().namespace_options = Some(options.clone());
+    let linux = case.sandbox.linux.get_or_insert_default();
+    linux.security_context.get_or_insert_default().namespace_options = Some(options);
+    case.place.pod_user = Some("/run/berth/pods/p1/ns/user".into());
+    let maps = |host_id| vec![cri::IdMapping { container_id: 0, host_id, length: 65_536 }];
+    let mapped = |at: &str, host_id| cri::Mount {
+        uid_mappings: maps(host_id),
+        gid_mappings: maps(host_id),
+        ..mount(at, "/srv/data")
+    };
+    case.config.mounts =
+        vec![mapped("/pods", 131_072), mapped("/others", 200_000), mount("/plain", "/srv/data")];
+    case.host.devices = vec![("/dev/kvm".into(), 'c', 10, 232, 0o660)];
+    case.config.devices = vec![cri::Device {
+        host_path: "/dev/kvm".into(),
+        container_path: "/dev/virt".into(),
+        permissions: "rw".into(),
+    }];
+    let (_, plan) = case.plan();
+    golden("users", &text::container(&plan));
+}
+
 fn pod(
     network: cri::NamespaceMode,
     pid: cri::NamespaceMode,
@@ -378,4 +412,8 @@ fn pods_with_a_link_and_with_the_hosts_network() {
     golden("sandbox-link", &text::sandbox(&plan(&linked, Some(link), cgroup)));
     let host = plan(&pod(Node, Container, Node), None, launch::Cgroup::default());
     golden("sandbox-host", &text::sandbox(&host));
+    let mut with_users = pod(Node, Container, Pod);
+    let security = with_users.linux.get_or_insert_default().security_context.get_or_insert_default();
+    security.namespace_options.get_or_insert_default().userns_options = Some(users());
+    golden("sandbox-users", &text::sandbox(&plan(&with_users, None, launch::Cgroup::default())));
 }

@@ -24,6 +24,7 @@ mod seccomp;
 mod spec;
 mod syscalls;
 mod user;
+mod users;
 
 pub use self::{
     bundle::{
@@ -41,6 +42,7 @@ pub use self::{
     seccomp::default_profile,
     spec::spec,
     user::parse_signal,
+    users::{Users, of_pod as users_of_pod},
 };
 
 use std::{collections::BTreeMap, path::PathBuf};
@@ -87,6 +89,8 @@ pub struct Place {
     pub pod_ipc: Option<PathBuf>,
     pub pod_uts: Option<PathBuf>,
     pub pod_pid: Option<PathBuf>,
+    /// The pod's user namespace, where it has one: the container's too.
+    pub pod_user: Option<PathBuf>,
     pub shm: Option<PathBuf>,
     pub resolv_conf: Option<PathBuf>,
     pub hosts: Option<PathBuf>,

@@ -6,23 +6,24 @@ use berth_cri::v1 as cri;
 use berth_launch::v1 as launch;
 use serde_json::{Value, json};
 
-use super::{Request, user};
-use crate::{Error, Kind, Result};
+use super::{Request, modes, user, users};
+use crate::{Error, Result};
 
 /// All mounts of a container as the runtime spec writes them, in order.
 pub fn of_container(request: &Request<'_>) -> Result<Vec<Value>> {
+    let users = users::of_container(request)?;
     let asked: Vec<Value> = request
         .config
         .mounts
         .iter()
         .enumerate()
         .map(|(n, mount)| match &mount.image {
-            Some(_) => image(n, mount, request),
-            None => bind(mount, request),
+            Some(_) => image(n, mount, request, users.as_ref()),
+            None => bind(mount, request, users.as_ref()),
         })
         .collect::<Result<_>>()?;
     let taken = |path: &str| request.config.mounts.iter().any(|mount| same(&mount.container_path, path));
-    let mut all: Vec<Value> = own(request)
+    let mut all: Vec<Value> = own(request, users.as_ref())
         .into_iter()
         .filter(|mount| !taken(mount["destination"].as_str().unwrap_or("")))
         .collect();
@@ -49,7 +50,7 @@ fn of_cdi(mount: &super::cdi::Mount) -> Result<Value> {
 }
 
 /// What every Linux program expects, OCI runtime spec "Default Filesystems", and the pod's own files.
-fn own(request: &Request<'_>) -> Vec<Value> {
+fn own(request: &Request<'_>, users: Option<&users::Users>) -> Vec<Value> {
     let privileged = user::security(request).is_some_and(|security| security.privileged);
     let read_only = user::security(request).is_some_and(|security| security.readonly_rootfs);
     let access = if privileged { "rw" } else { "ro" };
@@ -63,7 +64,14 @@ fn own(request: &Request<'_>) -> Vec<Value> {
             &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
         ),
         filesystem("mqueue", "/dev/mqueue", &["nosuid", "noexec", "nodev"]),
-        filesystem("sysfs", "/sys", &["nosuid", "noexec", "nodev", access]),
+        match (users, modes(request.sandbox).network()) {
+            // A sysfs is a network namespace's, and takes power over it: there is the node's to be seen.
+            (Some(_), cri::NamespaceMode::Node) => {
+                json!({"destination": "/sys", "type": "bind", "source": "/sys",
+                "options": ["bind", "nosuid", "noexec", "nodev", "ro"]})
+            }
+            _ => filesystem("sysfs", "/sys", &["nosuid", "noexec", "nodev", access]),
+        },
         filesystem("cgroup", "/sys/fs/cgroup", &["nosuid", "noexec", "nodev", "relatime", access]),
     ];
     match &request.place.shm {
@@ -108,7 +116,7 @@ fn destination(mount: &cri::Mount) -> Result<&str> {
 }
 
 /// An image as a volume: always read-only, never shared with the node. Its programs may run.
-fn image(n: usize, mount: &cri::Mount, request: &Request<'_>) -> Result<Value> {
+fn image(n: usize, mount: &cri::Mount, request: &Request<'_>, users: Option<&users::Users>) -> Result<Value> {
     let at = destination(mount)?;
     let refuse = |why: &str| Err(Error::invalid(OP, at, why));
     if !mount.host_path.is_empty() {
@@ -126,6 +134,7 @@ fn image(n: usize, mount: &cri::Mount, request: &Request<'_>) -> Result<Value> {
     let lowers: Vec<_> = lowers.iter().map(|lower| lower.to_string_lossy()).collect();
     let mut options = vec!["rro".to_owned(), "nosuid".to_owned(), "nodev".to_owned()];
     options.extend(bind_options(mount, at)?.into_iter().map(str::to_owned));
+    options.extend(users.map(|_| "idmap".to_owned()));
     options.push(format!("lowerdir={}", lowers.join(":")));
     options.push(format!("{SUB_PATH}{}", mount.image_sub_path));
     Ok(json!({"destination": at, "type": "overlay", "source": "image", "options": options}))
@@ -143,14 +152,14 @@ fn bind_options<'a>(mount: &'a cri::Mount, at: &str) -> Result<Vec<&'a str>> {
     }
 }
 
-fn bind(mount: &cri::Mount, request: &Request<'_>) -> Result<Value> {
+fn bind(mount: &cri::Mount, request: &Request<'_>, users: Option<&users::Users>) -> Result<Value> {
     let at = destination(mount)?;
     if !mount.host_path.starts_with('/') || mount.host_path.contains('\0') {
         return Err(Error::invalid(OP, at, format!("its host path {:?} is not absolute", mount.host_path)));
     }
-    if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
-        return Err(Error::new(Kind::Unimplemented, OP, at)
-            .because(crate::error::Cause("id-mapped volumes come with the whole OCI surface".into())));
+    let (uids, gids) = (&mount.uid_mappings, &mount.gid_mappings);
+    if uids.is_empty() != gids.is_empty() {
+        return Err(Error::invalid(OP, at, "it maps either user or group ids, and has to map both"));
     }
     let propagation = match mount.propagation() {
         cri::MountPropagation::PropagationPrivate => "rprivate",
@@ -178,7 +187,15 @@ fn bind(mount: &cri::Mount, request: &Request<'_>) -> Result<Value> {
     if request.options.create_bind_sources {
         options.push("x-berth.create");
     }
-    Ok(json!({"destination": at, "type": "bind", "source": mount.host_path, "options": options}))
+    let is_pods = users.is_some_and(|users| users.are(uids, gids));
+    options.extend(is_pods.then_some("idmap"));
+    let mut document =
+        json!({"destination": at, "type": "bind", "source": mount.host_path, "options": options});
+    if !is_pods && !uids.is_empty() {
+        document["uidMappings"] = users::documents(uids);
+        document["gidMappings"] = users::documents(gids);
+    }
+    Ok(document)
 }
 
 fn same(one: &str, other: &str) -> bool {
@@ -195,6 +212,8 @@ struct Meaning {
     bind: bool,
     recursive: bool,
     create: bool,
+    /// Id-mapped as the container is, unless the mount says otherwise.
+    ids: Option<launch::MountIds>,
     /// Of an image that is a volume.
     sub_path: Option<String>,
     data: Vec<String>,
@@ -205,6 +224,11 @@ pub fn compile(mount: &oci_spec::runtime::Mount, label: &str) -> launch::Mount {
     use std::os::unix::ffi::OsStrExt;
     let none = Vec::new();
     let mut meaning = meaning(mount.options().as_ref().unwrap_or(&none));
+    let (uids, gids) = (users::maps(mount.uid_mappings()), users::maps(mount.gid_mappings()));
+    if !uids.is_empty() || !gids.is_empty() {
+        let recursive = meaning.ids.take().is_some_and(|ids| ids.recursive);
+        meaning.ids = Some(launch::MountIds { uids, gids, recursive });
+    }
     let source = mount.source().clone().unwrap_or_default();
     let kind = mount.typ().clone().unwrap_or_default();
     let from = if let Some(sub_path) = &meaning.sub_path {
@@ -237,6 +261,7 @@ pub fn compile(mount: &oci_spec::runtime::Mount, label: &str) -> launch::Mount {
         clear_attributes: meaning.clear,
         recursive_attributes: meaning.recursive_attributes,
         propagation: meaning.propagation,
+        ids: meaning.ids,
         ..launch::Mount::default()
     }
 }
@@ -256,6 +281,10 @@ fn meaning(options: &[String]) -> Meaning {
             match name {
                 "bind" => meaning.bind = true,
                 "rbind" => (meaning.bind, meaning.recursive) = (true, true),
+                "idmap" | "ridmap" => {
+                    meaning.ids =
+                        Some(launch::MountIds { recursive: name == "ridmap", ..Default::default() });
+                }
                 "x-berth.create" => meaning.create = true,
                 // fsopen(2) knows no instances but new ones.
                 "newinstance" | "defaults" => {}

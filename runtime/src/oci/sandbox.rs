@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use berth_cri::v1 as cri;
 use berth_launch::v1 as launch;
 
-use crate::{Error, Kind, Result, error::Cause};
+use super::users;
+use crate::{Error, Result};
 
 /// /dev/shm of a pod, bytes; what docker and containerd give.
 const SHM_BYTES: u64 = 64 << 20;
@@ -23,14 +24,9 @@ pub fn sandbox_plan(
 ) -> Result<launch::SandboxPlan> {
     use cri::NamespaceMode::Node;
     let modes = modes(sandbox);
-    if let Some(users) = modes.userns_options.as_ref().filter(|users| users.mode() == cri::NamespaceMode::Pod)
-    {
-        let maps = users.uids.len() + users.gids.len();
-        return Err(Error::new(Kind::Unimplemented, "make pod", format!("with {maps} id mappings"))
-            .because(Cause("user namespaces of pods come with the whole of CRI".into()))
-            .hint("set hostUsers to true, or leave it out"));
-    }
+    let users = users::of_pod(sandbox)?;
     let mut kinds = Vec::new();
+    kinds.extend(users.iter().map(|_| launch::NamespaceKind::User));
     if modes.network() != Node {
         kinds.extend([launch::NamespaceKind::Net, launch::NamespaceKind::Uts]);
     }
@@ -53,9 +49,8 @@ pub fn sandbox_plan(
         sysctls.push(launch::Sysctl { name, value });
     }
     sysctls.sort_by(|one, other| one.name.cmp(&other.name));
-    Ok(launch::SandboxPlan {
+    let plan = launch::SandboxPlan {
         version: berth_launch::VERSION,
-        needs: Vec::new(),
         id: id.to_owned(),
         dir: dir.to_string_lossy().into_owned(),
         new_namespaces: kinds.into_iter().map(Into::into).collect(),
@@ -65,8 +60,11 @@ pub fn sandbox_plan(
         shared_pid: modes.pid() == cri::NamespaceMode::Pod,
         cgroup: Some(cgroup),
         shm_bytes: if modes.ipc() == Node { 0 } else { SHM_BYTES },
+        uid_maps: users.iter().map(|users| users.uids).collect(),
+        gid_maps: users.iter().map(|users| users.gids).collect(),
         ..launch::SandboxPlan::default()
-    })
+    };
+    Ok(launch::SandboxPlan { needs: berth_launch::needs::sandbox(&plan), ..plan })
 }
 
 /// The namespace modes a pod asks for; the proto's default is POD for each.

@@ -4,7 +4,7 @@ use berth_cri::v1 as cri;
 use oci_spec::runtime::{LinuxSeccomp, Spec};
 use serde_json::{Value, json};
 
-use super::{Request, capabilities, devices, labels, mounts, seccomp, user};
+use super::{Request, capabilities, devices, labels, mounts, seccomp, user, users};
 use crate::{Error, Kind, Result};
 
 /// Files of /proc and /sys that tell or change what is the node's, not the container's; docker's list.
@@ -54,6 +54,10 @@ pub fn spec(request: &Request<'_>) -> Result<Spec> {
         "readonlyPaths": paths(security, &security.readonly_paths, &READ_ONLY),
         "resources": resources(request),
     });
+    if let Some(users) = users::of_container(request)? {
+        linux["uidMappings"] = users::document(&users.uids);
+        linux["gidMappings"] = users::document(&users.gids);
+    }
     if request.host.selinux
         && let Some(label) = labels::selinux(security, request.sandbox)
     {
@@ -211,7 +215,12 @@ fn namespaces(request: &Request<'_>, security: &cri::LinuxContainerSecurityConte
         (None, cri::NamespaceMode::Node) => {}
         (None, _) => all.push(json!({"type": "pid"})),
     }
-    let joined = [("network", &place.pod_net), ("ipc", &place.pod_ipc), ("uts", &place.pod_uts)];
+    let joined = [
+        ("user", &place.pod_user),
+        ("network", &place.pod_net),
+        ("ipc", &place.pod_ipc),
+        ("uts", &place.pod_uts),
+    ];
     all.extend(
         joined
             .into_iter()

@@ -32,7 +32,10 @@ pub fn run(globals: &Globals, line: &Line) -> Result<u8> {
     };
     asked.console = relay.as_ref().map(Relay::path).or(asked.console);
     console_fits(&spec, &asked)?;
-    let container = birth(globals, &spec, &raw, &asked)?;
+    let container = match detached {
+        true => birth(globals, &spec, &raw, &asked)?,
+        false => foreground::adopting(|| birth(globals, &spec, &raw, &asked))?,
+    };
     let started = start::start_it(globals, &container);
     if started.is_err() || !detached {
         let outcome = started.and_then(|()| foreground::wait(&container.state.init, relay));

@@ -18,6 +18,7 @@ const MOUNT_OPTIONS: &[&str] = &[
     "defaults",
     "dev",
     "diratime",
+    "idmap",
     "exec",
     "noatime",
     "nodev",
@@ -29,6 +30,7 @@ const MOUNT_OPTIONS: &[&str] = &[
     "rbind",
     "relatime",
     "rexec",
+    "ridmap",
     "rnoatime",
     "rnodev",
     "rnoexec",
@@ -55,7 +57,7 @@ pub fn features(_: &Globals, _: &Line) -> Result<u8> {
     let mode = Hierarchy::detect().map(|hierarchy| hierarchy.mode).ok();
     let file = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let last: u32 = file("/proc/sys/kernel/cap_last_cap").trim().parse().unwrap_or(40);
-    let namespaces: Vec<&str> = ["cgroup", "ipc", "mount", "network", "pid", "time", "uts"]
+    let namespaces: Vec<&str> = ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"]
         .into_iter()
         .filter(|name| {
             let file = match *name {
@@ -90,7 +92,7 @@ pub fn features(_: &Globals, _: &Line) -> Result<u8> {
             "apparmor": {"enabled": file("/sys/module/apparmor/parameters/enabled").starts_with('Y')},
             "selinux": {"enabled": Path::new("/sys/fs/selinux/enforce").exists()},
             "intelRdt": {"enabled": false},
-            "mountExtensions": {"idmap": {"enabled": false}},
+            "mountExtensions": {"idmap": {"enabled": true}},
         },
         "annotations": {"dev.berth.version": env!("CARGO_PKG_VERSION")},
     });

@@ -1,5 +1,5 @@
 //! Waiting for a process in the foreground: its signals, its terminal, its exit code. It is our child, since the shim
-//! cloned it as its parent's.
+//! cloned it as its parent's, or has left it to us.
 
 use std::{
     io::{IoSliceMut, Write},
@@ -85,6 +85,18 @@ impl Drop for Relay {
         // What stays is an empty directory for who cleans /tmp.
         std::fs::remove_dir_all(&self.directory).ok();
     }
+}
+
+/// What a launch leaves behind is our child then: in a user namespace init is the shim's own, which goes.
+/// `PR_SET_CHILD_SUBREAPER(2const)`.
+pub fn adopting<T>(launch: impl FnOnce() -> Result<T>) -> Result<T> {
+    let adopt = |whose| {
+        rustix::process::set_child_subreaper(whose).map_err(|errno| Error::io("adopt", "container", errno))
+    };
+    adopt(Some(rustix::process::getpid()))?;
+    let launched = launch();
+    // The orphans of its program are not ours.
+    adopt(None).and(launched)
 }
 
 /// Waits for the end; the exit code, 128 and the signal's number where one ended it.

@@ -127,6 +127,12 @@ fn prepare(
     for made in [&dir, &upper, &work] {
         place::make(made)?;
     }
+    let users = oci::users_of_pod(&sandbox)?;
+    if let Some((uid, gid)) = users.as_ref().map(oci::Users::root) {
+        // The upper directory is the root that the container sees.
+        std::os::unix::fs::chown(&upper, Some(uid), Some(gid))
+            .map_err(|error| Error::io("give away", upper.display().to_string(), error))?;
+    }
     record::write(&directory, record)?;
     // A run before this one has left its exit.
     match std::fs::remove_file(directory.join(berth_launch::EXIT)) {
@@ -166,6 +172,7 @@ fn prepare(
             cri::NamespaceMode::Target => target_pid,
             cri::NamespaceMode::Container | cri::NamespaceMode::Node => None,
         },
+        pod_user: users.is_some().then(|| places.pin(pod_id, "user")),
         shm: Some(if shares_ipc { pod_dir.join("shm") } else { "/dev/shm".into() }),
         resolv_conf: Some(pod_dir.join("resolv.conf")),
         hosts: Some(pod_dir.join("hosts")),

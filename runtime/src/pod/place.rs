@@ -1,7 +1,7 @@
 //! Where things are, and the small files a pod's containers see.
 //!
 //! ```text
-//! <root>/pods/<id>/record                 <state>/pods/<id>/{ns/net,ns/ipc,ns/uts,ns/pid,shm,resolv.conf,hosts,hostname}
+//! <root>/pods/<id>/record                 <state>/pods/<id>/{ns/net,ns/ipc,ns/uts,ns/pid,ns/user,shm,resolv.conf,hosts,hostname}
 //! <root>/containers/<id>/{record,exit,upper,work}   <state>/containers/<id>/{s,live,rootfs,shim.log}
 //! ```
 
@@ -111,6 +111,16 @@ pub fn write_files(
         write("hostname", &host("/etc/hostname"))?;
         write("hosts", &host("/etc/hosts"))
     }
+}
+
+/// Gives them to the root of the pod's user namespace.
+pub fn give_files(pod_dir: &Path, (uid, gid): (u32, u32)) -> Result<()> {
+    for name in ["resolv.conf", "hosts", "hostname"] {
+        let path = pod_dir.join(name);
+        std::os::unix::fs::chown(&path, Some(uid), Some(gid))
+            .map_err(|error| Error::io("give away", path.display().to_string(), error))?;
+    }
+    Ok(())
 }
 
 /// resolv.conf(5).

@@ -70,6 +70,7 @@ async fn try_make(rooms: &Rooms, places: &Places, id: &PodId, record: &mut PodRe
         }
     })
     .await?;
+    let owner = oci::users_of_pod(&config)?.map(|users| users.root());
     let plan = oci::sandbox_plan(&config, id.as_str(), places.pod_dir(id), link, cgroup)?;
     let ready = rooms.launcher.sandbox(&plan).await.map_err(told)?;
     let ips = match attachment {
@@ -77,8 +78,11 @@ async fn try_make(rooms: &Rooms, places: &Places, id: &PodId, record: &mut PodRe
         None => Vec::new(),
     };
     let (dir, addresses) = (places.pod_dir(id), ips.clone());
-    blocking("write files of pod", move || place::write_files(&dir, &config, own_network, &addresses))
-        .await?;
+    blocking("write files of pod", move || {
+        place::write_files(&dir, &config, own_network, &addresses)?;
+        owner.map_or(Ok(()), |owner| place::give_files(&dir, owner))
+    })
+    .await?;
     record.ips = ips.iter().map(ToString::to_string).collect();
     (record.reaper_pid, record.reaper_start_time) = (ready.pid, ready.pid_start_time);
     record.boot_id = clock::boot_id();

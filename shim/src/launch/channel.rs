@@ -1,5 +1,5 @@
 //! The socket pair between the shim and a process it launches: the child says ready (with its pty master, where it has
-//! one) or why not; the parent opens the gate; then either exec closes the socket or a failure comes through it.
+//! one; an usher with init's pidfd) or why not; the parent opens the gate; then either exec closes the socket or a failure comes through it.
 
 use std::{
     io::{IoSlice, IoSliceMut},
@@ -55,6 +55,11 @@ impl Channel {
         let ready =
             Ready { uid: who.uid, gid: who.gid, groups: who.groups.clone(), warnings, ..Ready::default() };
         self.send(Outcome::Ready(ready), master);
+    }
+
+    /// An usher's word of the child that it made.
+    pub fn send_child(&self, pid: i32, warnings: Vec<String>, pidfd: BorrowedFd<'_>) {
+        self.send(Outcome::Ready(Ready { pid, warnings, ..Ready::default() }), Some(pidfd));
     }
 
     pub fn send_failure(&self, failure: Failure) {

@@ -64,9 +64,12 @@ fn sequence(
 
     // 1. A shim that dies before the start takes this half-made container with it; the gate lifts that.
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL)).ok();
-    attributes::first_affinity(process)?;
-    // 2. The cgroup first: all that follows is counted. Then its namespace, whose root is where we are now.
-    enter_cgroups(&mut prepared.cgroup_v1)?;
+    let is_ushered = prepared.users.is_some();
+    if !is_ushered {
+        attributes::first_affinity(process)?;
+        // 2. The cgroup first: all that follows is counted. Then its namespace, whose root is where we are now.
+        enter_cgroups(&mut prepared.cgroup_v1)?;
+    }
     if new(plan, NamespaceKind::Cgroup) {
         kernel::clone::unshare(libc::CLONE_NEWCGROUP).at(Step::NamespaceJoin, "cgroup")?;
     }
@@ -80,7 +83,7 @@ fn sequence(
     // 4. A session of its own, so that no terminal of the shim's is ours.
     kernel::exec::setsid();
     // 5. What the host's /proc must serve while it is still reachable.
-    if let Some(score) = process.oom_score_adj {
+    if let Some(score) = process.oom_score_adj.filter(|_| !is_ushered) {
         warnings.extend(credentials::oom_score_adj(score)?);
     }
     if !plan.hostname.is_empty() {
@@ -98,9 +101,15 @@ fn sequence(
         }
     }
     // 6. The root file system and everything on it.
-    let root = enter_rootfs(plan, &prepared.root)?;
-    mounts::all(&root, &plan.mounts, &mut prepared.sources, &Path::new(&plan.dir).join("empty"))?;
-    mounts::devices(&root, &plan.devices)?;
+    if !is_ushered {
+        stand_at_root(plan)?;
+    }
+    let root = enter_rootfs(&prepared.root)?;
+    // What lies at a path in an image was taken by who has the host's rights.
+    let staging = Path::new(&plan.dir).join("empty");
+    let staging = (!is_ushered).then_some(staging.as_path());
+    mounts::all(&root, &plan.mounts, &mut prepared.sources, staging)?;
+    mounts::devices(&root, &plan.devices, &prepared.devices)?;
     mounts::symlinks(&root, &plan.symlinks)?;
     if let Some(hooks) = &plan.hooks {
         hooks::run(&hooks.create_container, &hooks::state(&hooks.creating, pid))?;
@@ -127,7 +136,9 @@ fn sequence(
         kernel::mount::set_attributes(root.as_fd(), libc::MOUNT_ATTR_RDONLY, 0, 0, false)
             .at(Step::Rootfs, "/")?;
     }
-    warnings.extend(credentials::rlimits(&process.rlimits)?);
+    if !is_ushered {
+        warnings.extend(credentials::rlimits(None, &process.rlimits)?);
+    }
     attributes::scheduling(process, &plan.id)?;
     become_process(process, &who, streams)?;
     // 9. CREATED. The program's own failures belong to Start.
@@ -190,17 +201,22 @@ fn new(plan: &ContainerPlan, kind: NamespaceKind) -> bool {
 
 /// Cuts this mount namespace off from the host's and puts the root where pivot_root can take it. Volumes that are to
 /// carry mounts to the host were taken before, as members of their peer groups, and stay that.
-fn enter_rootfs(plan: &ContainerPlan, tree: &OwnedFd) -> Result<Root> {
+fn enter_rootfs(tree: &OwnedFd) -> Result<Root> {
     mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
         .at(Step::Rootfs, "/")?;
+    let how = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(tree, "", rustix::fs::CWD, "", how).at(Step::Rootfs, "/")?;
+    // pivot_root(2) refuses a shared root, and nothing mounted below may travel to the host.
+    kernel::mount::set_attributes(tree.as_fd(), 0, 0, libc::MS_PRIVATE, true).at(Step::Rootfs, "/")?;
+    Ok(Root::new(tree.try_clone().at(Step::Rootfs, "/")?))
+}
+
+/// Goes to where the root will be put, by the host's rights: a working directory comes along into a new mount namespace,
+/// and to mount on it takes no way there.
+pub fn stand_at_root(plan: &ContainerPlan) -> Result<()> {
     let place = Path::new(&plan.dir).join("rootfs");
     std::fs::create_dir_all(&place).at(Step::Rootfs, &place)?;
-    let how = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-    move_mount(tree, "", rustix::fs::CWD, &place, how).at(Step::Rootfs, &place)?;
-    // pivot_root(2) refuses a shared root, and nothing mounted below may travel to the host.
-    kernel::mount::set_attributes(tree.as_fd(), 0, 0, libc::MS_PRIVATE, true).at(Step::Rootfs, &place)?;
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    Ok(Root::new(open(&place, flags, Mode::empty()).at(Step::Rootfs, &place)?))
+    chdir(&place).at(Step::Rootfs, &place)
 }
 
 /// A root that was asked to be shared is that within the container's own namespaces.
@@ -267,6 +283,9 @@ pub fn become_process(process: &Process, who: &Resolved, streams: Streams) -> Re
     drop(streams);
     if process.tty {
         terminal::take().at(Step::Pty, "/dev/pts")?;
+        // By its name, as /dev/console, it is to be opened by the user too; the group stays tty's.
+        let owner = Some(rustix::fs::Uid::from_raw(who.uid));
+        rustix::fs::fchown(rustix::stdio::stdin(), owner, None).at(Step::Pty, "/dev/pts")?;
     }
     rustix::process::umask(Mode::from(process.umask.unwrap_or(0o022)));
     credentials::ids(process, who)

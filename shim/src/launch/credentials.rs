@@ -11,7 +11,7 @@ use berth_launch::v1::{Process, Rlimit, Step};
 use rustix::{
     io::Errno,
     net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg},
-    process::{Resource, Rlimit as Limit, getrlimit, setrlimit},
+    process::{Pid, Resource, Rlimit as Limit, getrlimit, prlimit},
     thread::{
         CapabilitySet, CapabilitySets, Gid, Uid, capabilities as get, clear_ambient_capability_set,
         configure_capability_in_ambient_set, remove_capability_from_bounding_set, set_capabilities,
@@ -38,8 +38,8 @@ pub fn oom_score_adj(score: i32) -> Result<Option<String>> {
     }
 }
 
-/// Sets limits, clamped to the inherited hard limit where raising it is denied.
-pub fn rlimits(limits: &[Rlimit]) -> Result<Vec<String>> {
+/// Sets limits of a process, or of this one, clamped to the inherited hard limit where raising it is denied.
+pub fn rlimits(whose: Option<Pid>, limits: &[Rlimit]) -> Result<Vec<String>> {
     let mut warnings = Vec::new();
     for limit in limits {
         let name = format!("rlimit {}", limit.resource);
@@ -48,8 +48,8 @@ pub fn rlimits(limits: &[Rlimit]) -> Result<Vec<String>> {
         };
         let value = |n: u64| (n != u64::MAX).then_some(n);
         let wanted = Limit { current: value(limit.soft), maximum: value(limit.hard) };
-        match setrlimit(resource, wanted) {
-            Ok(()) => {}
+        match prlimit(whose, resource, wanted) {
+            Ok(_) => {}
             Err(Errno::PERM) => {
                 let hard = getrlimit(resource).maximum;
                 let soft = match (wanted.current, hard) {
@@ -57,7 +57,7 @@ pub fn rlimits(limits: &[Rlimit]) -> Result<Vec<String>> {
                     (None, hard) => hard,
                     (soft, None) => soft,
                 };
-                setrlimit(resource, Limit { current: soft, maximum: hard }).at(Step::Rlimit, &name)?;
+                prlimit(whose, resource, Limit { current: soft, maximum: hard }).at(Step::Rlimit, &name)?;
                 warnings.push(format!("{name}: raising the hard limit is denied without CAP_SYS_RESOURCE, the inherited one stays"));
             }
             Err(errno) => return Err(fail(Step::Rlimit, name, errno.raw_os_error(), "")),

@@ -15,7 +15,7 @@ use super::{
     child::{self, Last, Streams},
     credentials, end,
     failure::{At, Result, fail},
-    inherited, namespaces, null, prepare, terminal, user,
+    inherited, namespaces, null, prepare, terminal, user, users,
 };
 use crate::kernel::{
     self,
@@ -100,16 +100,26 @@ fn start(plan: &ContainerPlan, init: BorrowedFd<'_>, exec: &Exec, how: Start) ->
         Ok(Side::Parent { pid, pidfd }) => (pid, pidfd),
         Err(error) => return Err(error).at(Step::Clone, &exec.exec_id),
     };
-    drop((channel, how));
+    let Start { streams, .. } = how;
+    drop(channel);
     if flags & libc::CLONE_NEWPID != 0 {
         kernel::clone::setns(own.as_fd(), libc::CLONE_NEWPID).at(Step::NamespaceJoin, "pid")?;
     }
     let outcome = match parent.receive() {
-        Ok(Message_::Ready(_, master)) => parent.open_gate().and_then(|()| match parent.receive()? {
-            Message_::Closed => Ok(master),
-            Message_::Failure(failure) => Err(failure),
-            Message_::Ready(..) => Err(fail(Step::Stdio, &exec.exec_id, 0, "it spoke out of turn")),
-        }),
+        Ok(Message_::Ready(ready, master)) => {
+            let handed = match (&streams, flags & libc::CLONE_NEWUSER) {
+                (None, _) => Ok(()),
+                (Some(streams), 0) => users::hand_over(streams, (ready.uid, ready.gid)),
+                (Some(streams), _) => users::outer_ids(pid, ready.uid, ready.gid)
+                    .and_then(|owner| users::hand_over(streams, owner)),
+            };
+            drop(streams);
+            handed.and_then(|()| parent.open_gate()).and_then(|()| match parent.receive()? {
+                Message_::Closed => Ok(master),
+                Message_::Failure(failure) => Err(failure),
+                Message_::Ready(..) => Err(fail(Step::Stdio, &exec.exec_id, 0, "it spoke out of turn")),
+            })
+        }
         Ok(Message_::Failure(failure)) | Err(failure) => Err(failure),
         Ok(Message_::Closed) => Err(fail(Step::Clone, &exec.exec_id, 0, "it died before it was set up")),
     };
@@ -141,6 +151,9 @@ fn sequence(
     let pid = if listener.is_some() { child::outer_pid()? } else { 0 };
     let enter = namespaces & !libc::CLONE_NEWPID;
     kernel::clone::setns(init, enter).at(Step::NamespaceJoin, "of init")?;
+    if namespaces & libc::CLONE_NEWUSER != 0 {
+        users::become_root()?;
+    }
     kernel::exec::setsid();
     // setns into a mount namespace sets root and working directory to that namespace's root.
     let root = child::own_root()?;
@@ -154,7 +167,7 @@ fn sequence(
     let who = user::resolve(&root, process.user.as_ref().unwrap_or(&Default::default()))?;
     // No directory that we hold is the program's way to anywhere.
     drop(root);
-    let warnings = credentials::rlimits(&process.rlimits)?;
+    let warnings = credentials::rlimits(None, &process.rlimits)?;
     attributes::scheduling(process, "berth")?;
     child::become_process(process, &who, streams)?;
     channel.send_ready(&who, warnings, master.as_ref().map(AsFd::as_fd));

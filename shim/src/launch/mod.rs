@@ -22,16 +22,18 @@ pub mod sandbox;
 pub mod terminal;
 mod time;
 mod user;
+mod users;
 
 use std::{
     fs::File,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
-use berth_launch::v1::{ContainerPlan, Hooks, NamespaceKind, Step, stdio};
+use berth_launch::v1::{ContainerPlan, Hooks, NamespaceKind, Ready, Step, stdio};
 use rustix::{
     fs::{Mode, OFlags, open},
     pipe::{PipeFlags, pipe_with},
+    process::Pid,
 };
 
 use self::{
@@ -100,7 +102,7 @@ pub enum Keeper {
 /// Brings a container's init to the gate: namespaces, cgroup, root, mounts, user. Nothing is left after a failure, but
 /// an outside keeper has a dead child to reap.
 pub fn create(plan: &ContainerPlan, keeper: Keeper) -> Result<Created> {
-    let prepared = prepare::prepare(plan)?;
+    let mut prepared = prepare::prepare(plan)?;
     let whose = match keeper {
         Keeper::Us => Parent::Us,
         Keeper::Outside(_) => Parent::Ours,
@@ -111,53 +113,71 @@ pub fn create(plan: &ContainerPlan, keeper: Keeper) -> Result<Created> {
         .namespaces
         .iter()
         .filter(|namespace| namespace.path.is_empty())
-        .filter(|namespace| !matches!(namespace.kind(), NamespaceKind::Cgroup | NamespaceKind::Time))
+        .filter(|namespace| {
+            use NamespaceKind::{Cgroup, Time, User};
+            !matches!(namespace.kind(), Cgroup | Time | User)
+        })
         .fold(0, |flags, namespace| flags | namespaces::flag(namespace.kind()) as u64);
     // A joined PID namespace is that of our children from now on: entered for this one clone, then left again.
-    let joined = prepared.joins.iter().find(|(_, kind)| *kind == NamespaceKind::Pid);
+    // With a user namespace the usher does that.
+    let joined = prepared
+        .joins
+        .iter()
+        .find(|(_, kind)| *kind == NamespaceKind::Pid)
+        .filter(|_| prepared.users.is_none());
     let own = joined.map(|_| own_pid_namespace()).transpose()?;
     if let Some((file, _)) = joined {
         kernel::clone::setns(file.as_fd(), libc::CLONE_NEWPID).at(Step::NamespaceJoin, "pid")?;
     }
     let own_time = time::prepare(plan)?;
-    let cloned = kernel::clone::clone3(flags, prepared.cgroup_v2.as_ref().map(AsFd::as_fd), whose);
-    let (pid, pidfd) = match cloned {
-        Ok(Side::Child) => {
+    let (pid, pidfd, mut warnings) = match users::clone_init(plan, &mut prepared, flags, whose)? {
+        (Side::Child, _) => {
             drop((parent, ours));
             child::run(plan, prepared, theirs, channel, keeper)
         }
-        Ok(Side::Parent { pid, pidfd }) => (pid, pidfd),
-        Err(error) => return Err(error).at(Step::Clone, "init"),
+        (Side::Parent { pid, pidfd }, warnings) => (pid, pidfd, warnings),
     };
-    drop((channel, theirs, prepared, keeper));
+    let users = prepared.users.take();
+    drop((channel, prepared, keeper));
     if let Some(own) = own {
         kernel::clone::setns(own.as_fd(), libc::CLONE_NEWPID).at(Step::NamespaceJoin, "pid")?;
     }
     time::back(own_time)?;
-    match runtime_hooks(plan, pid, &parent).and_then(|()| parent.receive()) {
-        Ok(Message_::Ready(ready, tty)) => Ok(Created {
-            pid,
-            start_time: start_time(pid),
-            pidfd,
-            stdio: Stdio { tty, ..ours },
-            uid: ready.uid,
-            gid: ready.gid,
-            groups: ready.groups,
-            warnings: ready.warnings,
-            gate: Gate(parent),
-        }),
-        other => {
-            end(&pidfd);
-            Err(match other {
-                Ok(Message_::Failure(failure)) | Err(failure) => failure,
-                Ok(_) => fail(
-                    Step::Clone,
-                    "init",
-                    0,
-                    "it died before it was set up: killed, or out of memory in its cgroup",
-                ),
-            })
+    let set_up = runtime_hooks(plan, pid, &parent).and_then(|()| set_up(&parent)).and_then(|(ready, tty)| {
+        if let Some(streams) = &theirs {
+            let owner = match users {
+                Some(_) => users::outer_ids(pid, ready.uid, ready.gid)?,
+                None => (ready.uid, ready.gid),
+            };
+            users::hand_over(streams, owner)?;
         }
+        if let (Some(_), Some(process)) = (&users, &plan.process) {
+            warnings.extend(credentials::rlimits(Pid::from_raw(pid), &process.rlimits)?);
+        }
+        Ok((ready, tty))
+    });
+    let (ready, tty) = set_up.inspect_err(|_| end(&pidfd))?;
+    warnings.extend(ready.warnings);
+    Ok(Created {
+        pid,
+        start_time: start_time(pid),
+        pidfd,
+        stdio: Stdio { tty, ..ours },
+        uid: ready.uid,
+        gid: ready.gid,
+        groups: ready.groups,
+        warnings,
+        gate: Gate(parent),
+    })
+}
+
+/// Waits for init at its gate, and for its terminal where it has one.
+fn set_up(child: &Channel) -> Result<(Ready, Option<OwnedFd>)> {
+    const DIED: &str = "it died before it was set up: killed, or out of memory in its cgroup";
+    match child.receive()? {
+        Message_::Ready(ready, tty) => Ok((ready, tty)),
+        Message_::Failure(failure) => Err(failure),
+        Message_::Closed => Err(fail(Step::Clone, "init", 0, DIED)),
     }
 }
 

@@ -25,8 +25,13 @@ use super::{
 use crate::kernel;
 
 /// Makes all mounts of a plan; `sources` are the parent's detached trees, by position. `staging` is a directory of the
-/// host's on which something can be mounted for a moment.
-pub fn all(root: &Root, mounts: &[Mount], sources: &mut [Option<OwnedFd>], staging: &Path) -> Result<()> {
+/// host's on which something can be mounted for a moment; without it the sources are what is wanted of images already.
+pub fn all(
+    root: &Root,
+    mounts: &[Mount],
+    sources: &mut [Option<OwnedFd>],
+    staging: Option<&Path>,
+) -> Result<()> {
     for (mount, source) in mounts.iter().zip(sources) {
         one(root, mount, source.take(), staging)?;
     }
@@ -38,7 +43,14 @@ pub fn all(root: &Root, mounts: &[Mount], sources: &mut [Option<OwnedFd>], stagi
 fn part_of(tree: &OwnedFd, sub_path: &Path, staging: &Path, destination: &Path) -> Result<OwnedFd> {
     let how = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
     move_mount(tree, "", rustix::fs::CWD, staging, how).at(Step::Mount, destination)?;
-    let part = Root::new(tree.try_clone().at(Step::Mount, destination)?)
+    let part = below(tree, sub_path, destination);
+    unmount(staging, UnmountFlags::DETACH).at(Step::Mount, destination)?;
+    part
+}
+
+/// The same, without mounting the tree.
+pub fn below(tree: &OwnedFd, sub_path: &Path, destination: &Path) -> Result<OwnedFd> {
+    Root::new(tree.try_clone().at(Step::Mount, destination)?)
         .open(sub_path, OFlags::PATH)
         .map_err(|errno| {
             let detail = format!("{} in the image: {}", sub_path.display(), std::io::Error::from(errno));
@@ -49,22 +61,21 @@ fn part_of(tree: &OwnedFd, sub_path: &Path, staging: &Path, destination: &Path) 
                 | OpenTreeFlags::OPEN_TREE_CLOEXEC
                 | OpenTreeFlags::AT_EMPTY_PATH;
             open_tree(&part, "", flags).at(Step::Mount, destination)
-        });
-    unmount(staging, UnmountFlags::DETACH).at(Step::Mount, destination)?;
-    part
+        })
 }
 
-fn one(root: &Root, mount: &Mount, source: Option<OwnedFd>, staging: &Path) -> Result<()> {
+fn one(root: &Root, mount: &Mount, source: Option<OwnedFd>, staging: Option<&Path>) -> Result<()> {
     let destination = root::path(&mount.destination);
     match (&mount.from, source) {
         (Some(mount::From::Bind(_)), Some(tree)) => bind(root, mount, destination, &tree),
-        (Some(mount::From::Image(image)), Some(tree)) if image.sub_path.is_empty() => {
-            bind(root, mount, destination, &tree)
-        }
-        (Some(mount::From::Image(image)), Some(tree)) => {
-            let part = part_of(&tree, root::path(&image.sub_path), staging, destination)?;
-            bind(root, mount, destination, &part)
-        }
+        (Some(mount::From::Image(image)), Some(tree)) => match staging.filter(|_| !image.sub_path.is_empty())
+        {
+            None => bind(root, mount, destination, &tree),
+            Some(staging) => {
+                let part = part_of(&tree, root::path(&image.sub_path), staging, destination)?;
+                bind(root, mount, destination, &part)
+            }
+        },
         (Some(mount::From::Filesystem(filesystem)), _) => {
             let target =
                 directory(root, destination, matches!(filesystem.r#type.as_str(), "proc" | "sysfs"))?;
@@ -190,10 +201,15 @@ fn simple(kind: &str, options: &[String]) -> Filesystem {
     Filesystem { r#type: kind.into(), source: kind.into(), options: options.to_vec() }
 }
 
-/// Makes device nodes; where the kernel forbids that (a user namespace), binds the host's node instead.
-pub fn devices(root: &Root, devices: &[Device]) -> Result<()> {
-    for device in devices {
+/// Makes device nodes. Where the kernel forbids that, the host's node is bound instead: `sources` has those that the
+/// parent took, by position.
+pub fn devices(root: &Root, devices: &[Device], sources: &[Option<OwnedFd>]) -> Result<()> {
+    for (n, device) in devices.iter().enumerate() {
         let path = root::path(&device.path);
+        if let Some(Some(tree)) = sources.get(n) {
+            bind_node(root, path, tree)?;
+            continue;
+        }
         let (parent, name) = root::split(path).at(Step::Device, path)?;
         let parent = root.make_directories(parent).at(Step::Device, path)?;
         let kind = match device.r#type() {
@@ -214,16 +230,20 @@ pub fn devices(root: &Root, devices: &[Device]) -> Result<()> {
             }
             Err(Errno::EXIST) => {}
             Err(Errno::PERM) => {
-                let target = root.make_file(path).at(Step::Device, path)?;
                 let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
                 let tree = open_tree(rustix::fs::CWD, path, flags).at(Step::Device, path)?;
-                let how = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-                move_mount(&tree, "", &target, "", how).at(Step::Device, path)?;
+                bind_node(root, path, &tree)?;
             }
             Err(errno) => return Err(fail(Step::Device, path, errno.raw_os_error(), "")),
         }
     }
     Ok(())
+}
+
+fn bind_node(root: &Root, path: &Path, tree: &OwnedFd) -> Result<()> {
+    let target = root.make_file(path).at(Step::Device, path)?;
+    let how = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(tree, "", &target, "", how).at(Step::Device, path)
 }
 
 /// Makes symbolic links; what is there already stays.

@@ -18,6 +18,7 @@ use super::{
     failure::{At, Result, fail},
     namespaces, prepare, start_time,
     user::Resolved,
+    users,
 };
 use crate::kernel::{
     self,
@@ -60,7 +61,8 @@ fn build(plan: &SandboxPlan, made: &mut Undo) -> Result<Ready> {
         }
         Side::Parent { pid, pidfd } => {
             drop(channel);
-            let outcome = outside(plan, &kinds, pid, &parent, made);
+            let outcome =
+                map_ids(plan, pid, &parent).and_then(|()| outside(plan, &kinds, pid, &parent, made));
             if outcome.is_err() || !plan.shared_pid {
                 end(&pidfd);
             }
@@ -71,6 +73,18 @@ fn build(plan: &SandboxPlan, made: &mut Undo) -> Result<Ready> {
             })
         }
     }
+}
+
+/// The parent, before all else: who the child is.
+fn map_ids(plan: &SandboxPlan, pid: i32, child: &Channel) -> Result<()> {
+    match has_users(plan) {
+        true => users::map(pid, &plan.uid_maps, &plan.gid_maps).and_then(|()| child.open_gate()),
+        false => Ok(()),
+    }
+}
+
+fn has_users(plan: &SandboxPlan) -> bool {
+    plan.new_namespaces().any(|kind| kind == NamespaceKind::User)
 }
 
 /// The parent: the link from outside, the pins, then the child's own half through the gate.
@@ -165,6 +179,12 @@ fn set_up(plan: &SandboxPlan, tasks: &mut [std::fs::File], channel: &Channel) ->
         rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL)).ok();
     }
     child::enter_cgroups(tasks)?;
+    if has_users(plan) {
+        if !channel.wait_for_gate() {
+            kernel::clone::exit_now(1);
+        }
+        users::become_root()?;
+    }
     if !plan.hostname.is_empty() {
         rustix::system::sethostname(plan.hostname.as_bytes()).at(Step::Hostname, &plan.hostname)?;
     }
@@ -213,7 +233,11 @@ fn shm(plan: &SandboxPlan, made: &mut Undo) -> Result<()> {
     let path = Path::new(&plan.dir).join("shm");
     std::fs::create_dir_all(&path).at(Step::Shm, &path)?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    let data = std::ffi::CString::new(format!("mode=1777,size={}", plan.shm_bytes)).unwrap_or_default();
+    let mut data = format!("mode=1777,size={}", plan.shm_bytes);
+    if let (Some(uid), Some(gid)) = (users::outside(&plan.uid_maps, 0), users::outside(&plan.gid_maps, 0)) {
+        data.push_str(&format!(",uid={uid},gid={gid}"));
+    }
+    let data = std::ffi::CString::new(data).unwrap_or_default();
     mount("shm", &path, "tmpfs", flags, data.as_c_str()).at(Step::Shm, &path)?;
     made.0.push(path);
     Ok(())

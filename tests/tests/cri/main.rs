@@ -13,4 +13,5 @@ mod observe;
 mod pods;
 mod security;
 mod streaming;
+mod users;
 mod volumes;

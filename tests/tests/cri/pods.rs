@@ -225,18 +225,6 @@ fn a_pod_that_cannot_be_leaves_nothing() {
 }
 
 #[test]
-fn what_comes_later_is_refused_and_not_left_out() {
-    let daemon = Daemon::start();
-    let mut config = pod("users");
-    let security = config.linux.as_mut().unwrap().security_context.as_mut().unwrap();
-    security.namespace_options.as_mut().unwrap().userns_options =
-        Some(cri::UserNamespace { mode: cri::NamespaceMode::Pod.into(), ..Default::default() });
-    let refused = daemon.run_pod(config).unwrap_err();
-    assert_eq!(refused.code(), Code::Unimplemented, "{refused}");
-    assert!(daemon.list_pods(cri::PodSandboxFilter::default()).is_empty());
-}
-
-#[test]
 fn lists_do_not_wait_for_what_is_under_way() {
     let daemon = Daemon::with_fixture();
     let pod = daemon.plain_pod("busy");

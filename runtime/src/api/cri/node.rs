@@ -33,7 +33,7 @@ impl Door {
             runtime_handlers: HANDLERS.map(handler).into(),
             features: Some(cri::RuntimeFeatures {
                 supplemental_groups_policy: true,
-                user_namespaces_host_network: false,
+                user_namespaces_host_network: user_namespaces(),
                 mount_options: true,
             }),
         }
@@ -80,8 +80,23 @@ impl Door {
 }
 
 fn handler(name: &str) -> cri::RuntimeHandler {
-    let features = cri::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false };
+    let features =
+        cri::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: user_namespaces() };
     cri::RuntimeHandler { name: name.into(), features: Some(features) }
+}
+
+/// Whether pods can have user namespaces here: they are there, the node allows some, and overlayfs takes layers that are
+/// id-mapped and have no place (Linux 6.15).
+fn user_namespaces() -> bool {
+    let allowed = std::fs::read_to_string("/proc/sys/user/max_user_namespaces").unwrap_or_default();
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    allowed.trim().parse::<u64>().is_ok_and(|most| most > 0) && version(&release) >= (6, 15)
+}
+
+/// Of `6.18.44-name`.
+fn version(release: &str) -> (u32, u32) {
+    let mut numbers = release.split(|one: char| !one.is_ascii_digit()).map(|word| word.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 fn condition(kind: &str, ready: Result<(), String>, reason: &str) -> cri::RuntimeCondition {
@@ -89,6 +104,20 @@ fn condition(kind: &str, ready: Result<(), String>, reason: &str) -> cri::Runtim
         Ok(()) => cri::RuntimeCondition { r#type: kind.into(), status: true, ..Default::default() },
         Err(message) => {
             cri::RuntimeCondition { r#type: kind.into(), status: false, reason: reason.into(), message }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernels_version_is_read_whatever_follows_it() {
+        for (release, expected) in
+            [("6.18.44-fc\n", (6, 18)), ("6.1.0-13-amd64", (6, 1)), ("7.0-rc1", (7, 0)), ("", (0, 0))]
+        {
+            assert_eq!(version(release), expected, "{release}");
         }
     }
 }

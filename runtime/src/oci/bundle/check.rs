@@ -5,7 +5,7 @@ use std::path::Path;
 use berth_launch::v1 as launch;
 use oci_spec::runtime::{Linux, LinuxNamespaceType, Mount, Spec};
 
-use super::{lacking, refused};
+use super::{super::users, lacking, refused};
 use crate::Result;
 
 /// The latest spec that we know: a document of a later one may mean what we don't.
@@ -64,6 +64,21 @@ fn namespaces(spec: &Spec, linux: &Linux) -> Result<()> {
     Ok(())
 }
 
+/// The maps of a new user namespace. One that is joined has its own: what a bundle says of them there is not looked at, as
+/// with the peers.
+pub fn users(linux: &Linux) -> Result<(Vec<launch::IdMap>, Vec<launch::IdMap>)> {
+    let mut all = linux.namespaces().iter().flatten();
+    let is_new = all.any(|one| one.typ() == LinuxNamespaceType::User && unnamed(one.path()));
+    match is_new {
+        false => Ok(Default::default()),
+        true if !mapped(linux.uid_mappings()) || !mapped(linux.gid_mappings()) => Err(refused(
+            "linux.uidMappings",
+            "a new user namespace needs mappings of both user and group ids",
+        )),
+        true => Ok((users::maps(linux.uid_mappings()), users::maps(linux.gid_mappings()))),
+    }
+}
+
 fn unnamed(path: &Option<std::path::PathBuf>) -> bool {
     path.as_deref().is_none_or(|path| path == Path::new(""))
 }
@@ -74,9 +89,7 @@ fn mapped<T>(mappings: &Option<Vec<T>>) -> bool {
 
 /// What a plan has no word for yet.
 fn unsaid(linux: &Linux) -> Result<()> {
-    let has = |kind| linux.namespaces().iter().flatten().any(|namespace| namespace.typ() == kind);
     let told = [
-        ("linux.namespaces: user", has(LinuxNamespaceType::User)),
         ("linux.netDevices", linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty())),
         ("linux.intelRdt", linux.intel_rdt().is_some()),
         ("linux.memoryPolicy", linux.memory_policy().is_some()),
@@ -89,12 +102,15 @@ fn unsaid(linux: &Linux) -> Result<()> {
 
 /// Refuses the mounts that would come out as another mount.
 pub fn mount(mount: &Mount, shown: &str) -> Result<()> {
-    if mapped(mount.uid_mappings()) || mapped(mount.gid_mappings()) {
-        return Err(lacking("mount", &format!("{shown}: this version can't map the ids of a mount")));
+    if mapped(mount.uid_mappings()) != mapped(mount.gid_mappings()) {
+        return Err(refused(
+            "mount",
+            &format!("{shown}: it maps either user or group ids, and has to map both"),
+        ));
     }
     for option in mount.options().iter().flatten() {
         match option.as_str() {
-            "idmap" | "ridmap" | "tmpcopyup" | "copy-symlink" | "dest-nofollow" | "src-nofollow" => {
+            "tmpcopyup" | "copy-symlink" | "dest-nofollow" | "src-nofollow" => {
                 return Err(lacking("mount", &format!("{shown}: this version can't do {option}")));
             }
             "remount" => {
@@ -104,6 +120,23 @@ pub fn mount(mount: &Mount, shown: &str) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Checks that a mount whose ids are mapped is one that can be, and that it is said how.
+pub fn mount_ids(mount: &launch::Mount, spec: &Spec, shown: &str) -> Result<()> {
+    let Some(ids) = &mount.ids else { return Ok(()) };
+    if !matches!(mount.from, Some(launch::mount::From::Bind(_))) {
+        return Err(refused("mount", &format!("{shown}: only the ids of a bind mount can be mapped")));
+    }
+    let linux = spec.linux().as_ref();
+    let mut namespaces = linux.and_then(|linux| linux.namespaces().as_ref()).into_iter().flatten();
+    match ids.uids.is_empty() && !namespaces.any(|one| one.typ() == LinuxNamespaceType::User) {
+        true => Err(refused(
+            "mount",
+            &format!("{shown}: it has no mappings, and the container no user namespace"),
+        )),
+        false => Ok(()),
+    }
 }
 
 /// The sysctls, each of a namespace that the container has for itself.
@@ -168,4 +201,42 @@ pub fn time_offsets(linux: &Linux) -> Result<Vec<launch::TimeOffset>> {
     }
     offsets.sort_by_key(|offset| offset.clock);
     Ok(offsets)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn linux(namespace: Value, maps: Value) -> Linux {
+        serde_json::from_value(json!({"namespaces": [namespace], "uidMappings": maps, "gidMappings": maps}))
+            .unwrap()
+    }
+
+    #[test]
+    fn a_new_user_namespace_has_maps_and_a_joined_one_its_own() {
+        let maps = || json!([{"containerID": 0, "hostID": 1000, "size": 1}, {"containerID": 1, "hostID": 5, "size": 2}]);
+        let (uids, gids) = users(&linux(json!({"type": "user"}), maps())).unwrap();
+        assert_eq!(uids, gids);
+        assert_eq!(uids[1], launch::IdMap { inside: 1, outside: 5, length: 2 });
+        let joined = linux(json!({"type": "user", "path": "/proc/1/ns/user"}), maps());
+        assert_eq!(users(&joined).unwrap(), Default::default());
+        assert!(users(&linux(json!({"type": "user"}), json!([]))).is_err());
+    }
+
+    #[test]
+    fn only_a_bind_mount_has_its_ids_mapped() {
+        let of = |kind: &str, options: &[&str], namespace: &str| {
+            let document = json!({"destination": "/x", "type": kind, "source": "/y", "options": options});
+            let spec = json!({"ociVersion": "1.2.0", "linux": {"namespaces": [{"type": namespace}]}});
+            let mounted = super::super::mounts::compile(&serde_json::from_value(document).unwrap(), "");
+            mount_ids(&mounted, &serde_json::from_value(spec).unwrap(), "/x")
+        };
+        assert!(of("bind", &["bind", "idmap"], "user").is_ok());
+        assert!(of("bind", &["bind", "ridmap"], "user").is_ok());
+        assert!(of("tmpfs", &[], "mount").is_ok());
+        assert!(of("tmpfs", &["idmap"], "user").is_err());
+        assert!(of("bind", &["bind", "idmap"], "mount").is_err());
+    }
 }

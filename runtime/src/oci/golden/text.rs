@@ -239,9 +239,10 @@ fn maps(lines: &mut Lines, uids: &[launch::IdMap], gids: &[launch::IdMap]) {
 }
 
 fn node(lines: &mut Lines, device: &launch::Device) {
-    let launch::Device { path, r#type, major, minor, mode, uid, gid } = device;
+    let launch::Device { path, r#type, major, minor, mode, uid, gid, host_path } = device;
     let kind = device::Type::try_from(*r#type).expect("a type of device").as_str_name();
-    lines.say("device", format!("{} {kind} {major}:{minor} {mode:04o} {uid}:{gid}", bytes(path)));
+    let from = if host_path.is_empty() { String::new() } else { format!(" host={}", bytes(host_path)) };
+    lines.say("device", format!("{} {kind} {major}:{minor} {mode:04o} {uid}:{gid}{from}", bytes(path)));
 }
 
 fn parameter(lines: &mut Lines, launch::Sysctl { name, value }: &launch::Sysctl) {
