@@ -1,5 +1,5 @@
 //! The socket pair between the shim and a process it launches: the child says ready (with its pty master, where it has
-//! one; an usher with init's pidfd) or why not; the parent opens the gate; then either exec closes the socket or a failure comes through it.
+//! one; a helper with what it has made) or why not; the parent opens the gate; then either exec closes the socket or a failure comes through it.
 
 use std::{
     io::{IoSlice, IoSliceMut},
@@ -57,9 +57,9 @@ impl Channel {
         self.send(Outcome::Ready(ready), master);
     }
 
-    /// An usher's word of the child that it made.
-    pub fn send_child(&self, pid: i32, warnings: Vec<String>, pidfd: BorrowedFd<'_>) {
-        self.send(Outcome::Ready(Ready { pid, warnings, ..Ready::default() }), Some(pidfd));
+    /// A helper's word, with what it has made.
+    pub fn hand_over(&self, ready: Ready, made: BorrowedFd<'_>) {
+        self.send(Outcome::Ready(ready), Some(made));
     }
 
     pub fn send_failure(&self, failure: Failure) {

@@ -15,6 +15,7 @@ mod failure;
 mod hooks;
 mod mounts;
 mod namespaces;
+mod overlay;
 mod prepare;
 mod program;
 mod root;

@@ -40,7 +40,7 @@ pub fn all(
 
 /// What lies at a path in a detached tree, as a tree of its own. Before Linux 6.15 only what is mounted can be taken
 /// from (`open_tree(2)`), so it is that for a moment, in this mount namespace and nowhere else.
-fn part_of(tree: &OwnedFd, sub_path: &Path, staging: &Path, destination: &Path) -> Result<OwnedFd> {
+pub fn part_of(tree: &OwnedFd, sub_path: &Path, staging: &Path, destination: &Path) -> Result<OwnedFd> {
     let how = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
     move_mount(tree, "", rustix::fs::CWD, staging, how).at(Step::Mount, destination)?;
     let part = below(tree, sub_path, destination);

@@ -3,26 +3,23 @@
 
 use std::{
     fs::File,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::fd::{AsFd, OwnedFd},
     path::Path,
 };
 
 use berth_launch::v1::{
-    Bind, Cgroup, ContainerPlan, Device, Mount, MountIds, NamespaceKind, Overlay, Process, Rootfs, Step,
-    device, mount, rootfs,
+    Bind, Cgroup, ContainerPlan, Device, Mount, MountIds, NamespaceKind, Process, Rootfs, Step, device,
+    mount, rootfs,
 };
 use rustix::{
     fs::{CWD, Mode, OFlags, open},
-    mount::{
-        FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_flag,
-        fsconfig_set_string, fsmount, fsopen, open_tree,
-    },
+    mount::{OpenTreeFlags, open_tree},
     net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with},
 };
 
 use super::{
     failure::{At, Result, fail},
-    mounts, root, users,
+    overlay, root, users,
 };
 use crate::kernel;
 
@@ -134,19 +131,17 @@ fn source(mount: &Mount, users: Option<&OwnedFd>) -> Result<Option<OwnedFd>> {
             let overlay =
                 image.overlay.as_ref().ok_or_else(|| fail(Step::Plan, at, 0, "an image without layers"))?;
             // Under the mount's own name: which of the layers it was says less.
-            let tree =
-                overlay_mount(overlay, mount.ids.as_ref(), users).map_err(|failure| about(failure, at))?;
-            match users.is_some() && !image.sub_path.is_empty() {
-                true => mounts::below(&tree, root::path(&image.sub_path), at).map(Some),
-                false => Ok(Some(tree)),
-            }
+            let sub_path = root::path(&image.sub_path);
+            let part = (users.is_some() && !image.sub_path.is_empty()).then_some((sub_path, at));
+            let tree = overlay::mount(overlay, mount.ids.as_ref(), users, part);
+            tree.map(Some).map_err(|failure| about(failure, at))
         }
         None => Err(fail(Step::Plan, at, 0, "a mount from nothing")),
     }
 }
 
 /// Makes a mount that has no place yet an id-mapped one, where that is asked for.
-fn map_ids(tree: &OwnedFd, ids: Option<&MountIds>, users: Option<&OwnedFd>, object: &Path) -> Result<()> {
+pub fn map_ids(tree: &OwnedFd, ids: Option<&MountIds>, users: Option<&OwnedFd>, object: &Path) -> Result<()> {
     let Some(ids) = ids else { return Ok(()) };
     let made = match ids.uids.is_empty() && ids.gids.is_empty() {
         true => None,
@@ -204,7 +199,7 @@ fn bind_source(bind: &Bind) -> Result<OwnedFd> {
 
 fn rootfs_mount(rootfs: &Rootfs, users: Option<&OwnedFd>) -> Result<OwnedFd> {
     match &rootfs.from {
-        Some(rootfs::From::Overlay(overlay)) => overlay_mount(overlay, rootfs.ids.as_ref(), users),
+        Some(rootfs::From::Overlay(overlay)) => overlay::mount(overlay, rootfs.ids.as_ref(), users, None),
         Some(rootfs::From::Path(path)) => {
             let flags = OpenTreeFlags::OPEN_TREE_CLONE
                 | OpenTreeFlags::OPEN_TREE_CLOEXEC
@@ -216,68 +211,6 @@ fn rootfs_mount(rootfs: &Rootfs, users: Option<&OwnedFd>) -> Result<OwnedFd> {
     }
 }
 
-/// Makes the overlay as a detached mount: in the host's user namespace (inside another it would ignore
-/// trusted.overlay.* and deleted files would reappear), unmounted by the kernel with its last holder. An overlay can't be
-/// id-mapped, its layers can: the lower ones are, so that an image's 0 is root inside; in the upper one are the node's ids.
-fn overlay_mount(overlay: &Overlay, ids: Option<&MountIds>, users: Option<&OwnedFd>) -> Result<OwnedFd> {
-    let layers = overlay
-        .lowers
-        .iter()
-        .filter(|_| ids.is_some())
-        .map(|lower| layer(lower, ids, users))
-        .collect::<Result<Vec<_>>>()?;
-    // A mount without a place is found by its descriptor, from Linux 6.15 on.
-    let lowers: Vec<String> = match ids {
-        Some(_) => layers.iter().map(|layer| format!("/proc/self/fd/{}", layer.as_raw_fd())).collect(),
-        None => overlay.lowers.clone(),
-    };
-    let object = overlay.lowers.first().cloned().unwrap_or_default();
-    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).at(Step::Overlay, "overlay")?;
-    let set = |key: &str, value: &str| fsconfig_set_string(context.as_fd(), key, value);
-    // `lowerdir+` takes one layer a call, of any length, from 6.5 on; before it, one string of at most a page.
-    let mut appended = true;
-    for (n, lower) in lowers.iter().enumerate() {
-        match set("lowerdir+", lower) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::INVAL) if n == 0 => {
-                appended = false;
-                break;
-            }
-            Err(errno) => {
-                return Err(explained(
-                    &context,
-                    fail(Step::Overlay, &overlay.lowers[n], errno.raw_os_error(), ""),
-                ));
-            }
-        }
-    }
-    if !appended {
-        let joined = lowers.join(":");
-        set("lowerdir", &joined).at(Step::Overlay, &object).map_err(|e| explained(&context, e))?;
-    }
-    if !overlay.upper.is_empty() {
-        set("upperdir", &overlay.upper)
-            .at(Step::Overlay, &overlay.upper)
-            .map_err(|e| explained(&context, e))?;
-        set("workdir", &overlay.work).at(Step::Overlay, &overlay.work).map_err(|e| explained(&context, e))?;
-        if overlay.volatile {
-            fsconfig_set_flag(context.as_fd(), "volatile").at(Step::Overlay, "volatile")?;
-        }
-    }
-    if !overlay.label.is_empty() {
-        set("context", &overlay.label).at(Step::Overlay, &overlay.label)?;
-    }
-    fsconfig_create(context.as_fd()).at(Step::Overlay, &object).map_err(|e| explained(&context, e))?;
-    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
-        .at(Step::Overlay, &object)
-}
-
-fn layer(lower: &str, ids: Option<&MountIds>, users: Option<&OwnedFd>) -> Result<OwnedFd> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let tree = open_tree(CWD, lower, flags).at(Step::Overlay, lower)?;
-    map_ids(&tree, ids, users, Path::new(lower)).map(|()| tree)
-}
-
 /// A failure of a part, told of the whole.
 fn about(failure: berth_launch::v1::Failure, path: &Path) -> berth_launch::v1::Failure {
     let detail = match failure.detail.is_empty() {
@@ -285,17 +218,4 @@ fn about(failure: berth_launch::v1::Failure, path: &Path) -> berth_launch::v1::F
         false => format!("{}: {}", failure.object, failure.detail),
     };
     berth_launch::v1::Failure { object: path.display().to_string(), detail, ..failure }
-}
-
-/// Adds what the file system said of the failure: messages are read from its context fd, `fsopen(2)`.
-fn explained(context: &OwnedFd, mut failure: berth_launch::v1::Failure) -> berth_launch::v1::Failure {
-    let mut message = [0u8; 512];
-    while let Ok(length) = rustix::io::read(context, &mut message[..]) {
-        let text = String::from_utf8_lossy(&message[..length]);
-        if !failure.detail.is_empty() {
-            failure.detail.push_str(", ");
-        }
-        failure.detail.push_str(text.trim_start_matches(['e', 'w', 'i', ' ']).trim());
-    }
-    failure
 }

@@ -12,7 +12,7 @@ use std::{
     os::fd::{AsFd, OwnedFd},
 };
 
-use berth_launch::v1::{ContainerPlan, IdMap, NamespaceKind, Step};
+use berth_launch::v1::{ContainerPlan, IdMap, NamespaceKind, Ready, Step};
 use rustix::{
     fs::{FileType, Gid, Mode, OFlags, Uid, fchown, fstat, open},
     io::Errno,
@@ -170,7 +170,8 @@ fn usher(plan: &ContainerPlan, prepared: &mut Prepared, namespaces: u64, channel
     match kernel::clone::clone3(namespaces, None, Parent::Ours).at(Step::Clone, "init")? {
         Side::Child => Ok(()),
         Side::Parent { pid, pidfd } => {
-            channel.send_child(pid, warning.into_iter().collect(), pidfd.as_fd());
+            let warnings = warning.into_iter().collect();
+            channel.hand_over(Ready { pid, warnings, ..Ready::default() }, pidfd.as_fd());
             kernel::clone::exit_now(0)
         }
     }

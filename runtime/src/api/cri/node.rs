@@ -85,12 +85,12 @@ fn handler(name: &str) -> cri::RuntimeHandler {
     cri::RuntimeHandler { name: name.into(), features: Some(features) }
 }
 
-/// Whether pods can have user namespaces here: they are there, the node allows some, and overlayfs takes layers that are
-/// id-mapped and have no place (Linux 6.15).
+/// Whether pods can have user namespaces here: they are there, the node allows some, and overlayfs takes id-mapped layers
+/// (Linux 5.19).
 fn user_namespaces() -> bool {
     let allowed = std::fs::read_to_string("/proc/sys/user/max_user_namespaces").unwrap_or_default();
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    allowed.trim().parse::<u64>().is_ok_and(|most| most > 0) && version(&release) >= (6, 15)
+    allowed.trim().parse::<u64>().is_ok_and(|most| most > 0) && version(&release) >= (5, 19)
 }
 
 /// Of `6.18.44-name`.
