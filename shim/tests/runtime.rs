@@ -11,9 +11,9 @@ use std::{
 };
 
 use berth_launch::v1::{
-    Exec, Filesystem, Hook, Hooks, IdMap, Kill, Mount, MountIds, Namespace, NamespaceKind, Process,
-    Scheduler, SeccompListener, SetDevices, Start, Step, Symlink, Sysctl, TimeOffset, birth::Outcome, device,
-    mount, reply, request::Call, time_offset,
+    Exec, Filesystem, Hook, Hooks, IdMap, Kill, Mount, MountIds, Namespace, NamespaceKind, Overlay, Process,
+    Rootfs, Scheduler, SeccompListener, SetDevices, Start, Step, Symlink, Sysctl, TimeOffset, birth::Outcome,
+    device, mount, reply, request::Call, rootfs, time_offset,
 };
 use rustix::fs::{FileType, Mode};
 use support::container::Container;
@@ -230,6 +230,44 @@ fn a_new_user_namespace_has_its_maps_and_mounts_have_their_ids() {
         (std::os::unix::fs::MetadataExt::uid(&made), std::os::unix::fs::MetadataExt::gid(&made)),
         (0, 0)
     );
+}
+
+#[test]
+fn an_overlays_lower_layers_are_roots_inside_and_the_upper_one_is_the_nodes() {
+    let mut container = Container::new();
+    for applet in ["stat", "touch"] {
+        symlink("busybox", container.dir.path().join("root/bin").join(applet)).unwrap();
+    }
+    let directory = container.dir.path().to_str().unwrap().to_owned();
+    let path = |part: &str| format!("{directory}/{part}");
+    for part in ["second", "upper", "work"] {
+        std::fs::create_dir(path(part)).unwrap();
+    }
+    std::fs::write(path("second/file"), "").unwrap();
+    std::os::unix::fs::chown(path("second/file"), Some(0), Some(6)).unwrap();
+    std::os::unix::fs::chown(path("upper"), Some(50_000), Some(50_000)).unwrap();
+    let script = "stat -c '%u %g' / /bin/busybox /file; touch /made /file; stat -c '%u %g' /made /file";
+    let mut plan = container.plan(&["sh", "-c", script]);
+    plan.namespaces.push(Namespace { kind: NamespaceKind::User.into(), path: String::new() });
+    plan.uid_maps = vec![IdMap { inside: 0, outside: 50_000, length: 1000 }];
+    plan.gid_maps = plan.uid_maps.clone();
+    plan.rootfs = Some(Rootfs {
+        from: Some(rootfs::From::Overlay(Overlay {
+            lowers: vec![path("second"), path("root")],
+            upper: path("upper"),
+            work: path("work"),
+            volatile: true,
+            ..Overlay::default()
+        })),
+        ids: Some(MountIds::default()),
+        ..Rootfs::default()
+    });
+    let mut client = container.start(&plan);
+    assert_eq!(client.exited().exit_code, 0, "{:?}", container.log());
+    let expected = ["0 0", "0 0", "0 6", "0 0", "0 6"].map(|ids| format!("stdout F {ids}"));
+    assert_eq!(container.log(), expected);
+    let owner = |part: &str| std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(path(part)).unwrap());
+    assert_eq!((owner("upper/made"), owner("upper/file"), owner("second/file")), (50_000, 50_000, 0));
 }
 
 #[test]

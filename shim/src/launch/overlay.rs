@@ -12,7 +12,6 @@ use std::{
 use berth_launch::v1::{Failure, MountIds, Overlay, Ready, Step};
 use rustix::{
     fs::CWD,
-    io::Errno,
     mount::{
         FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
         fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount,
@@ -47,7 +46,9 @@ pub fn mount(
     }
     let layers: Vec<OwnedFd> =
         overlay.lowers.iter().map(|lower| layer(lower, ids, users)).collect::<Result<_>>()?;
-    if !takes_layers_without_a_place() {
+    // From Linux 6.15 on a layer needs no place. Not found out by trying: a try that fails can leave the mark of a volatile
+    // upper layer behind.
+    if kernel_version() < (6, 15) {
         return staged(overlay, &layers, part);
     }
     let names: Vec<String> =
@@ -55,9 +56,8 @@ pub fn mount(
     part_of(build(overlay, &names)?, part)
 }
 
-/// Linux 6.15. Not found out by trying: one that fails can leave the mark of a volatile upper layer behind.
-fn takes_layers_without_a_place() -> bool {
-    version(&rustix::system::uname().release().to_string_lossy()) >= (6, 15)
+fn kernel_version() -> (u32, u32) {
+    version(&rustix::system::uname().release().to_string_lossy())
 }
 
 /// Of `6.18.44-name`.
@@ -127,26 +127,14 @@ fn build(overlay: &Overlay, lowers: &[String]) -> Result<OwnedFd> {
     let object = overlay.lowers.first().cloned().unwrap_or_default();
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).at(Step::Overlay, "overlay")?;
     let set = |key: &str, value: &str| fsconfig_set_string(context.as_fd(), key, value);
-    // `lowerdir+` takes one layer a call, of any length, from 6.5 on; before it, one string of at most a page.
-    let mut appended = true;
-    for (n, lower) in lowers.iter().enumerate() {
-        match set("lowerdir+", lower) {
-            Ok(()) => {}
-            Err(Errno::INVAL) if n == 0 => {
-                appended = false;
-                break;
-            }
-            Err(errno) => {
-                return Err(explained(
-                    &context,
-                    fail(Step::Overlay, &overlay.lowers[n], errno.raw_os_error(), ""),
-                ));
-            }
+    // `lowerdir+` takes one layer a call, of any length, from 6.5 on. Before it any name of an option is taken, and refused
+    // when the file system is made: there it is one string of at most a page.
+    if kernel_version() >= (6, 5) {
+        for (lower, shown) in lowers.iter().zip(&overlay.lowers) {
+            set("lowerdir+", lower).at(Step::Overlay, shown).map_err(|e| explained(&context, e))?;
         }
-    }
-    if !appended {
-        let joined = lowers.join(":");
-        set("lowerdir", &joined).at(Step::Overlay, &object).map_err(|e| explained(&context, e))?;
+    } else {
+        set("lowerdir", &lowers.join(":")).at(Step::Overlay, &object).map_err(|e| explained(&context, e))?;
     }
     if !overlay.upper.is_empty() {
         set("upperdir", &overlay.upper)

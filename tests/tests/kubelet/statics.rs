@@ -23,6 +23,7 @@ pub const TRIALS: &[(&str, Test)] = &[
     ("a_pod_that_goes_has_its_hook_and_its_grace", grace),
     ("memory_volumes_and_downward_files_are_there", volumes),
     ("a_container_over_its_memory_limit_is_oom_killed", oom),
+    ("a_pod_with_users_of_its_own_owns_its_volumes", users),
 ];
 
 fn init_and_sidecars(node: &Node) {
@@ -276,6 +277,58 @@ fn volumes(node: &Node) {
         ended.is_object().then(|| ended.clone())
     });
     assert_eq!(ended["exitCode"], 0, "{ended}");
+}
+
+fn users(node: &Node) {
+    let shared = node.volume("users");
+    let written = ["write", "/memory/made", "x"];
+    let pod = node.run(
+        "users",
+        json!({
+            "hostUsers": false,
+            "restartPolicy": "Never",
+            "initContainers": [with(fixture("first", &written), json!({
+                "volumeMounts": [{"name": "memory", "mountPath": "/memory"}],
+            }))],
+            "containers": [with(fixture("c", &["info"]), json!({"volumeMounts": [
+                {"name": "memory", "mountPath": "/memory"},
+                {"name": "shared", "mountPath": "/shared"},
+                {"name": "config", "mountPath": "/config", "readOnly": true},
+            ]})),
+            with(fixture("writes", &["write", "/shared/made", "yes"]), json!({
+                "volumeMounts": [{"name": "shared", "mountPath": "/shared"}],
+            })),
+            with(fixture("looks", &["stat", "/memory/made", "/config/name", "/etc/hosts"]), json!({"volumeMounts": [
+                {"name": "memory", "mountPath": "/memory"},
+                {"name": "config", "mountPath": "/config", "readOnly": true},
+            ]}))],
+            "volumes": [
+                {"name": "memory", "emptyDir": {}},
+                {"name": "shared", "hostPath": {"path": shared}},
+                {"name": "config", "downwardAPI": {"items": [
+                    {"path": "name", "fieldRef": {"fieldPath": "metadata.name"}},
+                ]}},
+            ],
+        }),
+    );
+    for name in ["c", "writes", "looks"] {
+        let ended = pod.wait("its end", |pod| {
+            let ended = &container(pod, name)["state"]["terminated"];
+            ended.is_object().then(|| ended.clone())
+        });
+        assert_eq!(ended["exitCode"], 0, "{name}: {ended}");
+    }
+    let told = |name: &str| -> Vec<Value> {
+        let log = read_log(&pod.logs().join(name).join("0.log"));
+        log.iter().map(|line| serde_json::from_str(&line.content).expect("a line is JSON")).collect()
+    };
+    let map = told("c")[0]["uid_map"].as_str().unwrap_or_default().to_owned();
+    let numbers: Vec<u32> = map.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    assert!(numbers.len() == 3 && numbers[0] == 0 && numbers[1] >= 65_536, "{map}");
+    for file in told("looks") {
+        assert_eq!(file["uid"], 0, "{file}");
+    }
+    assert_eq!(read(&shared.join("made")).as_deref(), Some("yes\n"));
 }
 
 fn oom(node: &Node) {
