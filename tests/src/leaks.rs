@@ -97,6 +97,18 @@ pub fn processes_naming(word: &str) -> Vec<i32> {
     processes(word).iter().map(|process| process.pid).collect()
 }
 
+/// The pids of processes in cgroups that have a word in their path, ended ones too where a v2 hierarchy tells of them.
+pub fn processes_in(word: &str) -> Vec<i32> {
+    let entries = fs::read_dir("/proc").expect("list processes").flatten();
+    entries
+        .filter_map(|entry| {
+            let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+            let cgroups = fs::read(entry.path().join("cgroup")).ok()?;
+            contains(&cgroups, word.as_bytes()).then_some(pid)
+        })
+        .collect()
+}
+
 fn processes(name: &str) -> Vec<Process> {
     let own = std::process::id().to_string();
     let entries = fs::read_dir("/proc").expect("list processes").flatten();

@@ -4,6 +4,7 @@
 //!   Place    names that nobody else has: directory, bridge, subnet, table, cgroup parent
 //!   Daemon   a berthd in a place; clients (CRI, berth.v1), the tool; killed, restarted, stopped
 //!     drop   removes all it runs, stops it, and fails the test if anything is left (leaks)
+//!   oci      `berth oci` with bundles and a root of its own, as a supervisor outside uses it
 //!   Registry docker-registry over HTTP or HTTPS, filled by skopeo;  Hostile one that misbehaves on purpose
 //!   images   archives of rootfs-fixtures, made once per process;     pods  requests with the usual in them
 //! ```
@@ -16,6 +17,7 @@ mod hostile;
 pub mod images;
 mod leaks;
 mod logs;
+pub mod oci;
 mod place;
 mod pods;
 mod poll;

@@ -11,9 +11,9 @@ use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use prost::Message;
 
 use super::{
-    Globals, groups,
-    identity::Identity,
-    limits, shim,
+    Globals, groups, hooks,
+    identity::{Identity, end},
+    limits, passed, shim,
     state::{Container, START, State, read, write_whole},
 };
 use crate::{
@@ -38,22 +38,27 @@ pub struct Asked {
 struct Undo {
     dir: PathBuf,
     group: Option<Group>,
+    init: Identity,
 }
 
 impl Drop for Undo {
     fn drop(&mut self) {
         // The failure that brought us here is the one to tell.
+        if let Ok(Some(init)) = self.init.handle() {
+            end(&init);
+        }
         if let Some(group) = &self.group {
             group.kill().and_then(|()| group.remove()).ok();
         }
         fs::remove_dir_all(&self.dir).ok();
+        shim::reap();
     }
 }
 
 /// Creates a container.
 pub fn birth(globals: &Globals, spec: &Spec, raw: &[u8], asked: &Asked) -> Result<Container> {
     let dir = globals.home.take(&asked.id)?;
-    let mut undo = Undo { dir: dir.clone(), group: None };
+    let mut undo = Undo { dir: dir.clone(), group: None, init: Identity::default() };
     let _lock = Container::lock(&dir)?;
     write_whole(&dir.join("config.json"), raw)?;
     let group = group(globals, spec, &asked.id, &mut undo)?;
@@ -61,9 +66,18 @@ pub fn birth(globals: &Globals, spec: &Spec, raw: &[u8], asked: &Asked) -> Resul
     write_whole(&dir.join("plan"), &plan.encode_to_vec())?;
     let mut container = Container { dir, state: state(spec, asked, &group)? };
     container.save()?;
-    let ready = shim::launch("oneshot", &plan)?;
+    let ready = match shim::launch("oneshot", &plan) {
+        Ok(ready) => ready,
+        Err(error) => {
+            // The spec: what a hook refuses is destroyed, and told so. It may not have come to the hooks; theirs to see.
+            drop(undo);
+            hooks::poststop(globals, spec, &container.state)?;
+            return Err(error);
+        }
+    };
     ready.warnings.iter().for_each(|warning| globals.log.warn(warning));
     container.state.init = Identity::new(ready.pid, ready.pid_start_time)?;
+    undo.init = container.state.init.clone();
     container.save()?;
     if let Some(path) = &asked.pid_file {
         write_whole(path, ready.pid.to_string().as_bytes())?;
@@ -71,6 +85,7 @@ pub fn birth(globals: &Globals, spec: &Spec, raw: &[u8], asked: &Asked) -> Resul
     globals.log.debug(&format!("container {} is created, its init is {}", asked.id, ready.pid));
     // It stands.
     undo.group = None;
+    undo.init = Identity::default();
     undo.dir = PathBuf::new();
     Ok(container)
 }
@@ -95,7 +110,9 @@ fn group(globals: &Globals, spec: &Spec, id: &str, undo: &mut Undo) -> Result<Gr
 }
 
 fn plan(spec: &Spec, asked: &Asked, dir: &Path, cgroup: launch::Cgroup) -> Result<launch::ContainerPlan> {
-    let listen: u32 = std::env::var("LISTEN_FDS").ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+    let listen = passed::listening(&|name| std::env::var(name).ok(), std::process::id());
+    let kept = asked.preserve_fds.saturating_add(listen);
+    passed::are_open(kept)?;
     let notify = std::env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty()).map(PathBuf::from);
     let console = asked.console.as_ref().map(|path| path.to_string_lossy().into_owned());
     let mut plan = oci::bundle_plan(&oci::Bundle {
@@ -107,13 +124,14 @@ fn plan(spec: &Spec, asked: &Asked, dir: &Path, cgroup: launch::Cgroup) -> Resul
         outside: launch::Outside {
             start_socket: START.into(),
             console_socket: console.unwrap_or_default(),
-            preserve_fds: asked.preserve_fds.saturating_add(listen),
+            preserve_fds: kept,
         },
         notify_socket: notify.as_deref().filter(|path| path.is_absolute()),
         keyring: asked.keyring,
     })?;
     if let Some(process) = plan.process.as_mut().filter(|_| listen > 0) {
         // sd_listen_fds(3): the program is PID 1 of its namespace.
+        process.env.retain(|var| !var.starts_with(b"LISTEN_FDS=") && !var.starts_with(b"LISTEN_PID="));
         process.env.push(format!("LISTEN_FDS={listen}").into_bytes());
         process.env.push(b"LISTEN_PID=1".to_vec());
     }

@@ -8,7 +8,7 @@ use super::{
     delete,
     foreground::{self, Relay},
     line::{Line, wrong},
-    start,
+    shim, start,
 };
 use crate::{Result, oci::Keyring};
 
@@ -36,13 +36,14 @@ pub fn run(globals: &Globals, line: &Line) -> Result<u8> {
         true => birth(globals, &spec, &raw, &asked)?,
         false => foreground::adopting(|| birth(globals, &spec, &raw, &asked))?,
     };
-    let started = start::start_it(globals, &container);
+    let started = start::start_it(&container);
     if started.is_err() || !detached {
         let outcome = started.and_then(|()| foreground::wait(&container.state.init, relay));
         let removed = match line.has("keep") && outcome.is_ok() {
             true => Ok(()),
             false => delete::remove(globals, &container),
         };
+        shim::reap();
         return outcome.and_then(|code| removed.map(|()| code));
     }
     Ok(0)

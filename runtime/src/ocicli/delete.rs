@@ -44,7 +44,8 @@ pub fn remove(globals: &Globals, container: &Container) -> Result<()> {
     // The rest: processes that outlive an init without a PID namespace of its own.
     let mut failures: Vec<Error> = Vec::new();
     failures.extend(group.kill().and_then(|()| group.remove()).err());
-    failures.extend(hooks::poststop(globals, container).err());
+    failures
+        .extend(container.spec().and_then(|spec| hooks::poststop(globals, &spec, &container.state)).err());
     if failures.is_empty() {
         failures.extend(remove_directory(&container.dir).err());
     }
@@ -54,7 +55,8 @@ pub fn remove(globals: &Globals, container: &Container) -> Result<()> {
     }
 }
 
-fn end_init(container: &Container) -> Result<()> {
+/// Kills init and waits until it has ended.
+pub fn end_init(container: &Container) -> Result<()> {
     let Some(init) = container.state.init.handle()? else { return Ok(()) };
     if groups::is_frozen(&container.state.group())? {
         groups::thaw(&container.state.group())?;

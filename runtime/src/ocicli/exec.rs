@@ -11,9 +11,9 @@ use super::{
     birth::absolute,
     foreground::{self, Relay},
     groups,
-    identity::Identity,
+    identity::{self, Identity},
     line::{Line, wrong},
-    shim,
+    passed, shim,
     state::{Container, Status, read, write_whole},
 };
 use crate::{Error, Kind, Result, error::Cause, oci};
@@ -53,13 +53,25 @@ pub fn exec(globals: &Globals, line: &Line) -> Result<u8> {
     let plan = plan(&container, &spec, &asked, line, console)?;
     let ready = shim::launch("oneshot-exec", &plan)?;
     ready.warnings.iter().for_each(|warning| globals.log.warn(warning));
+    let process = Identity::new(ready.pid, ready.pid_start_time)?;
     if let Some(path) = line.last("pid-file").filter(|path| !path.is_empty()) {
-        write_whole(&absolute(path)?, ready.pid.to_string().as_bytes())?;
+        write_pid(path, &process)?;
     }
     match detached {
         true => Ok(0),
-        false => foreground::wait(&Identity::new(ready.pid, ready.pid_start_time)?, relay),
+        false => foreground::wait(&process, relay),
     }
+}
+
+/// Tells the caller which process it is; one that nobody is told of does not stay.
+fn write_pid(path: &str, process: &Identity) -> Result<()> {
+    let written = absolute(path).and_then(|path| write_whole(&path, process.pid.to_string().as_bytes()));
+    written.inspect_err(|_| {
+        if let Ok(Some(handle)) = process.handle() {
+            identity::end(&handle);
+        }
+        shim::reap();
+    })
 }
 
 fn plan(
@@ -90,10 +102,15 @@ fn plan(
         outside: Some(launch::Outside {
             start_socket: String::new(),
             console_socket: console.map(|path| path.to_string_lossy().into_owned()).unwrap_or_default(),
-            preserve_fds: line.number("preserve-fds")?.unwrap_or(0),
+            preserve_fds: preserved(line)?,
         }),
         cgroup: Some(place(container, line)?),
     })
+}
+
+fn preserved(line: &Line) -> Result<u32> {
+    let count = line.number("preserve-fds")?.unwrap_or(0);
+    passed::are_open(count).map(|()| count)
 }
 
 /// The container's cgroup, or one below it; on v2, where it has handed its controllers on, the one that init is in.

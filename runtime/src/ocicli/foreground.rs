@@ -111,45 +111,44 @@ pub fn wait(process: &Identity, relay: Option<Relay>) -> Result<u8> {
         terminal::same_size(master);
         Raw::new()
     });
-    let mut input = master.is_some();
+    let (mut input, mut output) = (master.is_some(), master.is_some());
     loop {
         let mut watched = vec![
             PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN),
             PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN),
         ];
-        if let Some(master) = &master {
-            watched.push(PollFd::from_borrowed_fd(master.as_fd(), PollFlags::IN));
-            if input {
-                watched.push(PollFd::from_borrowed_fd(rustix::stdio::stdin(), PollFlags::IN));
-            }
+        let terminal = master.as_ref().filter(|_| output);
+        watched.extend(terminal.map(|master| PollFd::from_borrowed_fd(master.as_fd(), PollFlags::IN)));
+        if input {
+            watched.push(PollFd::from_borrowed_fd(rustix::stdio::stdin(), PollFlags::IN));
         }
         match poll(&mut watched, None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(errno) => return Err(failed(errno)),
         }
-        let told: Vec<bool> = watched.iter().map(|fd| !fd.revents().is_empty()).collect();
+        let mut told = watched.iter().map(|fd| !fd.revents().is_empty()).collect::<Vec<bool>>().into_iter();
         drop(watched);
-        if signals::hand_on(&mut signals, &pidfd) == Resized::Yes
-            && let Some(master) = &master
-        {
-            terminal::same_size(master);
-        }
+        let ended = told.next() == Some(true);
+        // Signals are read whether told of or not.
+        told.next();
+        let (spoke, typed) = (output && told.next() == Some(true), input && told.next() == Some(true));
+        let resized = signals::hand_on(&mut signals, &pidfd) == Resized::Yes;
         if let Some(master) = &master {
-            if told.get(3) == Some(&true) {
+            if resized {
+                terminal::same_size(master);
+            }
+            if typed {
                 input = copy(&rustix::stdio::stdin(), master);
             }
-            if told[2] {
-                copy(master, &rustix::stdio::stdout());
-            }
-        }
-        if told[0] && !told.get(2).copied().unwrap_or(false) {
-            break;
-        }
-        if told[0] {
+            // A terminal that nobody has open any more says so for ever: it is not listened to again.
+            output = output && (!spoke || copy(master, &rustix::stdio::stdout()));
+            input = input && output;
             // The rest of what it wrote; its terminal ends with its last process, or with us.
-            if let Some(master) = &master {
-                while ready(master) && copy(master, &rustix::stdio::stdout()) {}
+            while ended && output && ready(master) {
+                output = copy(master, &rustix::stdio::stdout());
             }
+        }
+        if ended {
             break;
         }
     }

@@ -1,4 +1,4 @@
-//! Hooks after the start and after the end: those that no shim is there for. They are told, not heeded.
+//! Hooks after the start and after the end: those that no shim is there for.
 
 use std::{
     ffi::OsStr,
@@ -10,35 +10,36 @@ use std::{
 };
 
 use berth_launch::v1::Hook;
+use oci_spec::runtime::Spec;
 
-use super::{Globals, state::Container};
+use super::{
+    Globals,
+    state::{Container, State},
+};
 use crate::{Error, Kind, Result, error::Cause, oci};
 
-pub fn poststart(globals: &Globals, container: &Container) -> Result<()> {
+/// Runs the hooks after a start; the first that fails is the last.
+///
+/// # Errors
+/// The hook's: the spec then has the container stopped.
+pub fn poststart(container: &Container) -> Result<()> {
     let spec = container.spec()?;
     let (hooks, _) = oci::late_hooks(&spec)?;
-    let state = |word| {
-        oci::state_text(&spec, &container.state.id, &container.state.bundle, word, container.state.init.pid)
-    };
-    run_all(globals, &hooks, &state("running"));
-    Ok(())
+    let known = &container.state;
+    let state = oci::state_text(&spec, &known.id, &known.bundle, "running", known.init.pid);
+    hooks.iter().try_for_each(|hook| one(hook, &state))
 }
 
-pub fn poststop(globals: &Globals, container: &Container) -> Result<()> {
-    let spec = container.spec()?;
-    let (_, hooks) = oci::late_hooks(&spec)?;
-    let state = oci::state_text(&spec, &container.state.id, &container.state.bundle, "stopped", 0);
-    run_all(globals, &hooks, &state);
-    Ok(())
-}
-
-/// The spec: a failure is logged, and the rest goes on as if it had succeeded.
-fn run_all(globals: &Globals, hooks: &[Hook], state: &[u8]) {
-    for hook in hooks {
-        if let Err(error) = one(hook, state) {
+/// Runs the hooks after an end. The spec: a failure is logged, and the rest goes on as if it had succeeded.
+pub fn poststop(globals: &Globals, spec: &Spec, known: &State) -> Result<()> {
+    let (_, hooks) = oci::late_hooks(spec)?;
+    let state = oci::state_text(spec, &known.id, &known.bundle, "stopped", 0);
+    for hook in &hooks {
+        if let Err(error) = one(hook, &state) {
             globals.log.warn(&error.chain());
         }
     }
+    Ok(())
 }
 
 fn one(hook: &Hook, state: &[u8]) -> Result<()> {

@@ -2,7 +2,10 @@
 
 use std::{fs, os::fd::OwnedFd};
 
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    process::{Pid, PidfdFlags, pidfd_open},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
@@ -40,6 +43,12 @@ impl Identity {
             Err(errno) => Err(Error::io("open process", self.pid.to_string(), errno)),
         }
     }
+}
+
+/// Kills a process and waits until it has ended; gone already is as good.
+pub fn end(process: &OwnedFd) {
+    rustix::process::pidfd_send_signal(process, rustix::process::Signal::KILL).ok();
+    while poll(&mut [PollFd::new(process, PollFlags::IN)], None) == Err(rustix::io::Errno::INTR) {}
 }
 
 fn boot_id() -> Result<String> {

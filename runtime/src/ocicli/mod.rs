@@ -33,6 +33,7 @@ mod limits;
 mod line;
 mod list;
 mod log;
+mod passed;
 mod pause;
 mod ps;
 mod shim;

@@ -14,6 +14,7 @@ use rustix::{
     fs::{MemfdFlags, OFlags, SealFlags},
     io::FdFlags,
     pipe::{PipeFlags, pipe_with},
+    process::{WaitId, WaitIdOptions, waitid},
 };
 
 use crate::{Error, Kind, Result, error::Cause, oci};
@@ -43,6 +44,9 @@ pub fn launch(mode: &str, plan: &impl Message) -> Result<Ready> {
         Err(error) => return Err(Error::io("read from shim", shown(), error)),
     };
     let birth = Birth::decode(&bytes[..length]).ok().and_then(|birth| birth.outcome);
+    if !matches!(birth, Some(Outcome::Ready(_))) {
+        reap();
+    }
     match birth {
         Some(Outcome::Ready(ready)) => Ok(ready),
         Some(Outcome::Failure(failure)) => Err(oci::explain(&failure)),
@@ -51,6 +55,12 @@ pub fn launch(mode: &str, plan: &impl Message) -> Result<Ready> {
         None => Err(Error::new(Kind::Internal, OP, shown())
             .because(Cause(format!("it left without a word, with {status}")))),
     }
+}
+
+/// Reaps our children that have ended: else a process that could not be launched, or is taken back, would be left to
+/// whoever is the parent of what we leave.
+pub fn reap() {
+    while matches!(waitid(WaitId::All, WaitIdOptions::EXITED | WaitIdOptions::NOHANG), Ok(Some(_))) {}
 }
 
 fn program() -> Result<PathBuf> {

@@ -10,7 +10,7 @@ use rustix::net::{
 };
 
 use super::{
-    Globals, hooks,
+    Globals, delete, hooks,
     line::Line,
     state::{Container, START, Status},
 };
@@ -18,12 +18,12 @@ use crate::{Error, Kind, Result, error::Cause, oci};
 
 pub fn start(globals: &Globals, line: &Line) -> Result<u8> {
     let container = globals.home.find(line.id()?)?;
-    start_it(globals, &container)?;
+    start_it(&container)?;
     Ok(0)
 }
 
 /// Starts a created container, and runs its poststart hooks.
-pub fn start_it(globals: &Globals, container: &Container) -> Result<()> {
+pub fn start_it(container: &Container) -> Result<()> {
     let id = container.state.id.as_str();
     let _lock = Container::lock(&container.dir)?;
     match container.status()? {
@@ -38,7 +38,10 @@ pub fn start_it(globals: &Globals, container: &Container) -> Result<()> {
     // Whatever came of it, nobody listens there any more.
     fs::remove_file(container.dir.join(START)).ok();
     outcome?;
-    hooks::poststart(globals, container)
+    hooks::poststart(container).inspect_err(|_| {
+        // The hook's failure is the one to tell; a container that does not stop is deleted with --force.
+        delete::end_init(container).ok();
+    })
 }
 
 fn refused(id: &str, why: &str) -> Error {

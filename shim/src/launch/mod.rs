@@ -32,6 +32,7 @@ use std::{
 
 use berth_launch::v1::{ContainerPlan, Hooks, NamespaceKind, Ready, Step, stdio};
 use rustix::{
+    event::{PollFd, PollFlags, poll},
     fs::{Mode, OFlags, open},
     pipe::{PipeFlags, pipe_with},
     process::Pid,
@@ -230,10 +231,12 @@ pub fn attach_device_program(group: &str, program: &[u8]) -> Result<()> {
     })
 }
 
-/// Kills and reaps a child that is of no use.
+/// Kills what is of no use, waits until it has ended, and reaps it where it is our child. Of a clone that is our parent's
+/// that is the parent's to do, who finds it dead.
 pub fn end(pidfd: &OwnedFd) {
     // Gone already is as good.
     rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL).ok();
+    while poll(&mut [PollFd::new(pidfd, PollFlags::IN)], None) == Err(rustix::io::Errno::INTR) {}
     let how = rustix::process::WaitIdOptions::EXITED;
     rustix::process::waitid(rustix::process::WaitId::PidFd(pidfd.as_fd()), how).ok();
 }

@@ -9,9 +9,11 @@ use serde_json::{Value, json};
 use super::refused;
 use crate::Result;
 
-/// The hooks that the shim runs; none where there are none.
+/// The hooks that the shim runs; none where there are none. Those that come later are looked at too: a container with a
+/// hook that can't be run is none that could be started.
 pub fn early_hooks(spec: &Spec, id: &str, bundle: &Path) -> Result<Option<launch::Hooks>> {
     let Some(asked) = spec.hooks() else { return Ok(None) };
+    late_hooks(spec)?;
     let pieces = |status: &str| state_pieces(spec, id, bundle, status);
     let hooks = launch::Hooks {
         prestart: all(asked.prestart())?,
@@ -80,6 +82,26 @@ fn one(hook: &Hook) -> Result<launch::Hook> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_hook_of_any_point_is_looked_at_before_anything_is_made() {
+        let points =
+            ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
+        for point in points {
+            let early = |hook: Value| {
+                let spec = json!({"ociVersion": "1.2.0", "hooks": {point: [hook]}});
+                early_hooks(&serde_json::from_value(spec).unwrap(), "c1", Path::new("/b"))
+            };
+            assert!(early(json!({"path": "/bin/true", "timeout": 1})).is_ok(), "{point}");
+            for bad in [
+                json!({"path": "bin/true"}),
+                json!({"path": "/x", "timeout": 0}),
+                json!({"path": "/x", "timeout": -1}),
+            ] {
+                assert!(early(bad.clone()).is_err(), "{point}: {bad}");
+            }
+        }
+    }
 
     #[test]
     fn a_state_is_json_with_the_pid_in_it() {

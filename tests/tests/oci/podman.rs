@@ -1,0 +1,1 @@
+//! podman with `--runtime`: skipped where there is none.
