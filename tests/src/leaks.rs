@@ -188,6 +188,11 @@ fn mount_points(table: impl AsRef<Path>, place: &Place) -> Vec<PathBuf> {
         .collect()
 }
 
+/// The cgroups of a place below its parent.
+pub fn cgroups_of(place: &Place) -> Vec<PathBuf> {
+    cgroups(place).into_iter().filter(|directory| !directory.ends_with(&place.name)).collect()
+}
+
 /// Directories of the parent and below it, parents first, in every hierarchy.
 fn cgroups(place: &Place) -> Vec<PathBuf> {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();

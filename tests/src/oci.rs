@@ -233,6 +233,19 @@ impl Oci {
         });
     }
 
+    /// Removes the empty cgroups that podman makes beside ours and leaves: conmon's and a pod's.
+    pub fn without_podmans_cgroups(&self) {
+        until(PATIENCE, || {
+            let left: Vec<PathBuf> =
+                leaks::cgroups_of(&self.place).into_iter().filter(|path| is_podmans(path)).collect();
+            left.iter().for_each(|path| {
+                // One with something in it is told by the look for leaks.
+                fs::remove_dir(path).ok();
+            });
+            left.is_empty().then_some(())
+        });
+    }
+
     fn clear_away(&self) {
         for entry in fs::read_dir(self.root()).into_iter().flatten().flatten() {
             self.ok(&["delete", "--force", &entry.file_name().to_string_lossy()]);
@@ -342,6 +355,12 @@ impl Drop for Console {
         // The directory goes anyway.
         fs::remove_file(&self.path).ok();
     }
+}
+
+/// A pod's is named by its 64 digits.
+fn is_podmans(cgroup: &Path) -> bool {
+    let name = cgroup.file_name().unwrap_or_default().to_string_lossy();
+    name == "conmon" || name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 fn unpack(layer: &[u8], rootfs: &Path) {

@@ -9,8 +9,8 @@ use crate::process;
 /// What running pods needs: a shell's image, the masquerade table, `ip` for what tests look at.
 pub const RUNTIME: &[&str] = &["busybox-static", "nftables", "iproute2"];
 
-/// What the tests through the public doors need beside that: a registry, and a tool that fills it.
-pub const REGISTRY: &[&str] = &["docker-registry", "skopeo"];
+/// What the tests through the public doors need beside that: a registry, a tool that fills it, and who uses `berth oci`.
+pub const REGISTRY: &[&str] = &["docker-registry", "skopeo", "podman"];
 
 /// Installs those of the packages that are missing, after saying so.
 ///

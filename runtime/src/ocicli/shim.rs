@@ -8,7 +8,7 @@ use std::{
     process::Command,
 };
 
-use berth_launch::v1::{Birth, Ready, birth::Outcome};
+use berth_launch::v1::{Birth, Failure, Ready, Step, birth::Outcome};
 use prost::Message;
 use rustix::{
     fs::{MemfdFlags, OFlags, SealFlags},
@@ -49,12 +49,29 @@ pub fn launch(mode: &str, plan: &impl Message) -> Result<Ready> {
     }
     match birth {
         Some(Outcome::Ready(ready)) => Ok(ready),
-        Some(Outcome::Failure(failure)) => Err(oci::explain(&failure)),
+        Some(Outcome::Failure(failure)) => Err(explain(failure)),
         Some(Outcome::Unsupported(lacking)) => Err(Error::new(Kind::Unimplemented, OP, shown())
             .because(Cause(format!("it lacks {}", lacking.features.join(", "))))),
         None => Err(Error::new(Kind::Internal, OP, shown())
             .because(Cause(format!("it left without a word, with {status}")))),
     }
+}
+
+/// Says what a failure means, with the words that supervisors look for to tell one that is the program's: podman makes exit
+/// codes 126 and 127 of them.
+pub fn explain(failure: Failure) -> Error {
+    let words = match (failure.step(), failure.errno) {
+        (Step::Exec, libc::ENOENT) if !failure.object.contains('/') => "executable file not found in $PATH",
+        (Step::Exec | Step::Workdir, libc::ENOENT) => "no such file or directory",
+        (Step::Exec | Step::Workdir, libc::EACCES) => "permission denied",
+        _ => "",
+    };
+    // Without a detail the errno's own words are said, which are these.
+    let detail = match failure.detail.as_str() {
+        detail if detail.is_empty() || words.is_empty() => detail.to_owned(),
+        detail => format!("{words}: {detail}"),
+    };
+    oci::explain(&Failure { detail, ..failure })
 }
 
 /// Reaps our children that have ended: else a process that could not be launched, or is taken back, would be left to
@@ -75,4 +92,24 @@ fn sealed(bytes: &[u8]) -> std::io::Result<OwnedFd> {
     let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
     rustix::fs::fcntl_add_seals(&file, seals)?;
     Ok(file.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_cannot_be_run_is_told_in_the_words_that_are_looked_for() {
+        let told = |step: Step, errno, object: &str, detail: &str| {
+            explain(Failure { step: step.into(), errno, object: object.into(), detail: detail.into() })
+                .chain()
+        };
+        let lost = told(Step::Exec, libc::ENOENT, "nope", "there is no such program in PATH");
+        assert!(lost.contains("executable file not found in $PATH: there is no such program"), "{lost}");
+        let lost = told(Step::Exec, libc::ENOENT, "/nope", "");
+        assert!(lost.to_lowercase().contains("no such file or directory"), "{lost}");
+        let denied = told(Step::Exec, libc::EACCES, "/x", "it may not be executed");
+        assert!(denied.contains("permission denied"), "{denied}");
+        assert!(!told(Step::Hook, libc::ENOENT, "/x", "gone").contains("no such file"));
+    }
 }

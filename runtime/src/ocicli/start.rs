@@ -12,9 +12,10 @@ use rustix::net::{
 use super::{
     Globals, delete, hooks,
     line::Line,
+    shim,
     state::{Container, START, Status},
 };
-use crate::{Error, Kind, Result, error::Cause, oci};
+use crate::{Error, Kind, Result, error::Cause};
 
 pub fn start(globals: &Globals, line: &Line) -> Result<u8> {
     let container = globals.home.find(line.id()?)?;
@@ -69,7 +70,7 @@ fn open_gate(container: &Container) -> Result<()> {
         }
     };
     match Birth::decode(&bytes[..length]).ok().and_then(|birth| birth.outcome) {
-        Some(Outcome::Failure(failure)) => Err(oci::explain(&failure)),
+        Some(Outcome::Failure(failure)) => Err(shim::explain(failure)),
         _ => Ok(()),
     }
 }

@@ -141,8 +141,12 @@ fn sequence(
     }
     attributes::scheduling(process, &plan.id)?;
     become_process(process, &who, streams)?;
-    // 9. CREATED. The program's own failures belong to Start.
+    // 9. CREATED. The program's own failures belong to Start; an outside keeper has them as early as they can be told, unless
+    // a hook may still bring the program.
     if matches!(keeper, Keeper::Outside(_)) {
+        if plan.hooks.as_ref().is_none_or(|hooks| hooks.start_container.is_empty()) {
+            program::check(process, &who)?;
+        }
         // Who launches leaves once it has heard of us; who starts comes to the socket.
         rustix::process::set_parent_process_death_signal(None).ok();
     }

@@ -115,6 +115,16 @@ pub fn find(args: &[CString], env: &[CString]) -> Result<CString> {
     }
 }
 
+/// Looks whether the program is there and may be executed, for those who ask for that before the start: an outside keeper's
+/// callers tell from its create that a program is missing.
+pub fn check(process: &Process, who: &Resolved) -> Result<()> {
+    let (env, args) = (environment(process, who)?, arguments(process)?);
+    enter_workdir(&process.cwd)?;
+    let path = find(&args, &env)?;
+    rustix::fs::accessat(rustix::fs::CWD, &path, Access::EXEC_OK, AtFlags::EACCESS)
+        .map_err(|errno| failed(&path, &errno.into()))
+}
+
 /// What a failed execve means.
 pub fn failed(path: &CStr, error: &io::Error) -> Failure {
     let path = Path::new(OsStr::from_bytes(path.to_bytes()));

@@ -132,7 +132,7 @@ fn a_failed_exec_says_why_and_leaves_no_zombie() {
     let oci = Oci::new();
     running(&oci);
     for (words, why) in [
-        (&["exec", "c1", "no-such-program"][..], "no such program in PATH"),
+        (&["exec", "c1", "no-such-program"][..], "executable file not found in $PATH"),
         (&["exec", "c1", "/no/such/program"], "/no/such/program"),
         (&["exec", "--cwd", "/no/such", "c1", "true"], "/no/such"),
     ] {

@@ -121,6 +121,21 @@ fn run_of_a_program_that_is_not_there_leaves_nothing() {
 }
 
 #[test]
+fn a_program_that_cannot_be_run_is_told_at_create() {
+    let oci = Oci::new();
+    for (program, why) in [
+        ("no-such-program", "executable file not found in $PATH"),
+        ("/no/such/program", "No such file or directory"),
+        ("/etc/passwd", "permission denied"),
+    ] {
+        oci.write(&oci.config("c1", &[program]));
+        let said = oci.refused(&["create", "c1"]);
+        assert!(said.contains(why), "{program}: {said}");
+        assert_eq!(oci.zombies(), Vec::<i32>::new());
+    }
+}
+
+#[test]
 fn a_terminal_comes_to_the_console_socket() {
     use std::io::Read;
     let oci = Oci::new();

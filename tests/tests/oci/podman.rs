@@ -1,1 +1,142 @@
-//! podman with `--runtime`: skipped where there is none.
+//! podman with `--runtime berth-oci`: through conmon, the way its users come.
+
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    process::{Command, Stdio},
+};
+
+use berth_tests::{
+    images,
+    oci::{Oci, Ran, text},
+    program, required,
+};
+use serde_json::Value;
+
+/// The fixture's image as podman names what comes from an archive.
+const IMAGE: &str = "localhost/fixture:1";
+
+/// podman with storage and state of its own, below a root's directory.
+struct Podman {
+    oci: Oci,
+}
+
+impl Podman {
+    /// One that has the fixture's image; None, saying why, where there is no podman.
+    fn new(test: &str) -> Option<Self> {
+        if !required(test, &["podman", "conmon"]) {
+            return None;
+        }
+        let podman = Self { oci: Oci::new() };
+        let dir = podman.oci.dir();
+        // Its name is its last word of a path; the programs beside it are found behind the link.
+        symlink(program("berth"), dir.join("berth-oci")).unwrap();
+        // The usual ones are in memory that is shared with every podman of the machine, and stay.
+        fs::write(dir.join("containers.conf"), "[engine]\nlock_type = \"file\"\n").unwrap();
+        let archive = dir.join("fixture.tar");
+        fs::write(&archive, images::archive(IMAGE, &images::base())).unwrap();
+        let said = podman.ok(&["load", "--input", text(&archive)]);
+        let name = said.trim().rsplit(": ").next().unwrap().to_owned();
+        podman.ok(&["tag", &name, IMAGE]);
+        Some(podman)
+    }
+
+    fn run(&self, words: &[&str]) -> Ran {
+        let dir = self.oci.dir();
+        let mut command = Command::new("podman");
+        for (flag, path) in [("--root", "storage"), ("--runroot", "podman"), ("--tmpdir", "libpod")] {
+            command.arg(flag).arg(dir.join(path));
+        }
+        command.args(["--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--events-backend", "file"]);
+        command.arg("--runtime").arg(dir.join("berth-oci")).args(words).stdin(Stdio::null());
+        command.env("CONTAINERS_CONF", dir.join("containers.conf"));
+        self.oci.finish(command)
+    }
+
+    fn ok(&self, words: &[&str]) -> String {
+        let ran = self.run(words);
+        assert_eq!(ran.code, 0, "podman {}: {}", words.join(" "), ran.stderr());
+        ran.stdout()
+    }
+
+    /// Runs a container of the image in a cgroup and a network of no consequence.
+    fn container(&self, flags: &[&str], words: &[&str]) -> Ran {
+        let parent = self.oci.cgroup("");
+        let fixed = ["run", "--network", "none", "--cgroup-parent", parent.trim_end_matches('/')];
+        self.run(&[&fixed, flags, &[IMAGE], words].concat())
+    }
+}
+
+impl Drop for Podman {
+    fn drop(&mut self) {
+        // What is left then is told by the root's own look.
+        self.run(&["rm", "--all", "--force", "--time", "0"]);
+        self.run(&["rmi", "--all", "--force"]);
+        self.oci.without_podmans_cgroups();
+    }
+}
+
+#[test]
+fn podman_runs_a_container_and_takes_its_exit_code() {
+    let Some(podman) = Podman::new("podman_runs_a_container_and_takes_its_exit_code") else { return };
+    let ran = podman.container(&["--rm"], &["echo", "through", "conmon"]);
+    assert_eq!((ran.code, ran.stdout().as_str()), (0, "through conmon\n"), "{}", ran.stderr());
+    assert_eq!(podman.container(&["--rm"], &["exit", "9"]).code, 9);
+    // What is not there, and what can't be executed, are told apart by what the runtime says.
+    assert_eq!(podman.container(&["--rm"], &["no-such-program"]).code, 127);
+    assert_eq!(podman.container(&["--rm"], &["/etc/passwd"]).code, 126);
+    let ran = podman.container(&["--rm", "--tty"], &["info"]);
+    let info: Value = serde_json::from_str(ran.stdout().trim()).unwrap();
+    assert_eq!(info["tty"], serde_json::json!([true, true, true]));
+}
+
+#[test]
+fn podman_keeps_a_container_and_looks_into_it() {
+    let Some(podman) = Podman::new("podman_keeps_a_container_and_looks_into_it") else { return };
+    let ran = podman.container(&["--detach", "--name", "c1", "--memory", "64m"], &["trap", "--exit", "5"]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr());
+    assert!(podman.ok(&["exec", "c1", "id"]).starts_with("uid=0 gid=0"));
+    assert_eq!(podman.run(&["exec", "c1", "exit", "7"]).code, 7);
+    assert_eq!(podman.run(&["exec", "c1", "no-such-program"]).code, 127);
+    podman.ok(&["exec", "--tty", "c1", "stty"]);
+    assert!(podman.ok(&["top", "c1"]).contains("trap"));
+    let stats: Value =
+        serde_json::from_str(&podman.ok(&["stats", "--no-stream", "--format", "json", "c1"])).unwrap();
+    assert!(stats[0]["mem_usage"].as_str().unwrap().contains("67.11MB"), "{stats}");
+    podman.ok(&["pause", "c1"]);
+    assert_eq!(podman.ok(&["inspect", "--format", "{{.State.Status}}", "c1"]), "paused\n");
+    podman.ok(&["unpause", "c1"]);
+    podman.ok(&["stop", "c1"]);
+    assert_eq!(podman.ok(&["inspect", "--format", "{{.State.ExitCode}}", "c1"]), "5\n");
+    assert!(podman.ok(&["logs", "c1"]).contains("TERM"));
+    podman.ok(&["start", "c1"]);
+    podman.ok(&["kill", "c1"]);
+    podman.ok(&["rm", "--force", "c1"]);
+}
+
+#[test]
+fn podman_makes_a_pod_whose_containers_share_namespaces() {
+    let test = "podman_makes_a_pod_whose_containers_share_namespaces";
+    let Some(podman) = Podman::new(test) else { return };
+    let parent = podman.oci.cgroup("");
+    let words = [
+        "pod",
+        "create",
+        "--name",
+        "p1",
+        "--infra-image",
+        IMAGE,
+        "--infra-command",
+        "/bin/sleep 1000",
+        "--network",
+        "none",
+        "--cgroup-parent",
+        parent.trim_end_matches('/'),
+    ];
+    podman.ok(&words);
+    let ran = podman.run(&["run", "--rm", "--pod", "p1", IMAGE, "info"]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr());
+    let info: Value = serde_json::from_str(&ran.stdout()).unwrap();
+    assert_eq!(info["hostname"], "p1");
+    podman.ok(&["pod", "rm", "--force", "--time", "0", "p1"]);
+}

@@ -17,7 +17,10 @@ fn refusal(oci: &Oci, change: impl FnOnce(&mut Value)) -> String {
 fn what_no_plan_can_say_is_refused_by_its_name() {
     let oci = Oci::new();
     let map = json!([{"containerID": 0, "hostID": 100_000, "size": 1}]);
-    let rows: [(&str, Value, &str); 9] = [
+    let notifies = json!({"defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_NOTIFY"}]});
+    let rows: [(&str, Value, &str); 10] = [
+        ("/linux/seccomp", notifies, "SCMP_ACT_NOTIFY"),
         ("/linux/intelRdt", json!({"closID": "x"}), "linux.intelRdt"),
         ("/linux/memoryPolicy", json!({"mode": "MPOL_INTERLEAVE", "nodes": "0"}), "linux.memoryPolicy"),
         ("/linux/netDevices", json!({"eth9": {"name": "eth0"}}), "linux.netDevices"),
@@ -38,16 +41,14 @@ fn what_no_plan_can_say_is_refused_by_its_name() {
     let said = refusal(&oci, |config| {
         config["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"}));
         config["linux"]["uidMappings"] = map.clone();
-        config["linux"]["gidMappings"] = map.clone();
     });
-    assert!(said.contains("user"), "{said}");
+    assert!(said.contains("both user and group ids"), "{said}");
 }
 
 #[test]
 fn mounts_that_would_come_out_as_others_are_refused() {
     let oci = Oci::new();
-    for option in ["idmap", "ridmap", "tmpcopyup", "copy-symlink", "dest-nofollow", "src-nofollow", "remount"]
-    {
+    for option in ["tmpcopyup", "copy-symlink", "dest-nofollow", "src-nofollow", "remount"] {
         let said = refusal(&oci, |config| {
             let mount = json!({"destination": "/x", "type": "tmpfs", "source": "x", "options": [option]});
             config["mounts"].as_array_mut().unwrap().push(mount);
@@ -57,10 +58,10 @@ fn mounts_that_would_come_out_as_others_are_refused() {
     let said = refusal(&oci, |config| {
         let map = json!([{"containerID": 0, "hostID": 100_000, "size": 1}]);
         let mount = json!({"destination": "/x", "type": "none", "source": "/tmp", "options": ["bind"],
-            "uidMappings": map, "gidMappings": map});
+            "uidMappings": map});
         config["mounts"].as_array_mut().unwrap().push(mount);
     });
-    assert!(said.contains("map the ids"), "{said}");
+    assert!(said.contains("has to map both"), "{said}");
 }
 
 #[test]
@@ -104,11 +105,9 @@ fn features_promise_what_is_kept() {
     assert_eq!(features["ociVersionMin"], "1.0.0");
     assert!(features["hooks"].as_array().unwrap().contains(&json!("createRuntime")));
     let linux = &features["linux"];
-    assert!(!linux["namespaces"].as_array().unwrap().contains(&json!("user")));
     assert_eq!(linux["cgroup"]["systemd"], false);
     assert_eq!(linux["intelRdt"]["enabled"], false);
-    assert_eq!(linux["mountExtensions"]["idmap"]["enabled"], false);
     assert_eq!(linux["seccomp"]["enabled"], true);
     let options = features["mountOptions"].as_array().unwrap();
-    assert!(options.contains(&json!("rro")) && !options.contains(&json!("idmap")));
+    assert!(options.contains(&json!("rro")) && !options.contains(&json!("tmpcopyup")));
 }
