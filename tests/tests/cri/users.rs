@@ -88,6 +88,10 @@ fn denied(daemon: &Daemon, id: &str, words: &[&str]) {
     assert!(answer.exit_code != 0 && text.contains("denied"), "{words:?}: {text}");
 }
 
+fn has_apparmor() -> bool {
+    fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with('Y'))
+}
+
 #[test]
 fn root_inside_owns_what_is_the_pods_and_is_nobody_on_the_node() {
     let Some(daemon) = daemon("root_inside_owns_what_is_the_pods_and_is_nobody_on_the_node") else { return };
@@ -231,6 +235,10 @@ fn what_is_not_roots_inside_is_mapped_too() {
             security.run_as_user = Some(cri::Int64Value { value: 4000 });
             security.run_as_group = Some(cri::Int64Value { value: 4001 });
             security.supplemental_groups = vec![2000];
+            // Labels and filters are set from inside.
+            let default = cri::SecurityProfile::default();
+            security.seccomp = Some(default.clone());
+            security.apparmor = has_apparmor().then_some(default);
         })
         .with(|config| {
             config.tty = true;
@@ -245,6 +253,11 @@ fn what_is_not_roots_inside_is_mapped_too() {
     let user = daemon.status(&id).unwrap().user.unwrap().linux.unwrap();
     assert_eq!((user.uid, user.gid, user.supplemental_groups), (4000, 4001, vec![4001, 2000]));
     assert_eq!(daemon.exec_ok(&id, &["id"]), "uid=4000 gid=4001 groups=2000,4001\n");
+    let info: Value = serde_json::from_str(&daemon.exec_ok(&id, &["info"])).unwrap();
+    assert_eq!(info["seccomp"], 2);
+    if has_apparmor() {
+        assert_eq!(info["apparmor"], "berth-default (enforce)");
+    }
     assert_eq!(daemon.exec_ok(&id, &["write", "/dev/stdout", "said"]), "said\n");
     daemon.exec_ok(&id, &["write", "/dev/console", "x"]);
     let device = stat(&daemon, &id, "/dev/mine");
