@@ -18,6 +18,8 @@ pub const SOCKET: &str = "s";
 pub const EXIT: &str = "exit";
 /// The live record's name in a plan's `dir`.
 pub const LIVE: &str = "live";
+/// The name of a plan's copy in its `dir`, for a shim that takes over.
+pub const PLAN: &str = "plan";
 /// Where a plan's `dir` holds the pinned namespaces, one file per kind: `net`, `ipc`, `uts`, `pid`.
 pub const PINS: &str = "ns";
 /// The largest message on the socket, bytes.

@@ -5,6 +5,7 @@
 //! Shim ──calls──> connection task ──SOCK_SEQPACKET── berth-shim;  replies by `seq`, events to everybody
 //! ```
 
+mod adopt;
 mod birth;
 mod connection;
 mod dial;
@@ -18,9 +19,11 @@ use std::{
 };
 
 use berth_launch::v1::{self as launch, birth::Outcome, reply::Result as Answer, request::Call};
+use prost::Message;
 use tokio::sync::broadcast;
 
 use self::connection::Connection;
+pub use self::connection::Reserve;
 use crate::{Error, Kind, error::Cause};
 
 /// Why a shim did not do what it was asked.
@@ -48,14 +51,18 @@ pub struct Launcher {
 impl Launcher {
     /// Makes a pod's namespaces. Returns when they are pinned.
     pub async fn sandbox(&self, plan: &launch::SandboxPlan) -> Result<launch::Ready> {
-        let outcome = self.born("sandbox", plan, Path::new(&plan.dir)).await?;
+        let outcome = self.born("sandbox", sealed(&plan.encode_to_vec())?, Path::new(&plan.dir)).await?;
         ready(outcome, &plan.id)
     }
 
     /// Brings a container to CREATED. The shim's log goes to `<dir>/shim.log`.
     pub async fn container(&self, plan: &launch::ContainerPlan) -> Result<(Shim, launch::Ready)> {
         let dir = Path::new(&plan.dir);
-        let outcome = self.born("container", plan, dir).await?;
+        let bytes = plan.encode_to_vec();
+        let copy = dir.join(berth_launch::PLAN);
+        std::fs::write(&copy, &bytes)
+            .map_err(|error| Fault::Error(Error::io("write plan", copy.display().to_string(), error)))?;
+        let outcome = self.born("container", sealed(&bytes)?, dir).await?;
         let ready = ready(outcome, &plan.id)?;
         Ok((self.connect(dir).await.map_err(Fault::Error)?, ready))
     }
@@ -88,7 +95,7 @@ impl Launcher {
         }
     }
 
-    async fn born(&self, mode: &'static str, plan: &impl prost::Message, dir: &Path) -> Result<Outcome> {
+    async fn born(&self, mode: &'static str, stdin: OwnedFd, dir: &Path) -> Result<Outcome> {
         let died = || {
             Fault::Error(
                 Error::new(Kind::Internal, "start shim", dir.display().to_string())
@@ -96,7 +103,7 @@ impl Launcher {
                     .hint(format!("its log is {}", dir.join("shim.log").display())),
             )
         };
-        let birth = birth::birth(&self.program, mode, plan, dir);
+        let birth = birth::birth(&self.program, mode, stdin, dir);
         match tokio::time::timeout(BIRTH, birth).await {
             Ok(Ok(birth)) => birth.outcome.ok_or_else(died),
             Ok(Err(error)) => Err(Fault::Error(error)),
@@ -124,6 +131,16 @@ impl Shim {
     /// As the last message said.
     pub fn status(&self) -> launch::Status {
         self.0.status()
+    }
+
+    /// What it gave to hold for its successor; afterwards nothing is held.
+    pub fn take_reserve(&self) -> Reserve {
+        self.0.take_reserve()
+    }
+
+    /// Whether it has gone, for whatever reason.
+    pub fn is_gone(&self) -> bool {
+        self.0.is_gone()
     }
 
     /// Events from now on; `Err(Closed)` when the shim has gone.
@@ -225,6 +242,10 @@ impl Shim {
             )),
         }
     }
+}
+
+fn sealed(plan: &[u8]) -> Result<OwnedFd> {
+    birth::sealed(plan).map_err(|error| Fault::Error(Error::io("start shim", "plan", error)))
 }
 
 fn ready(outcome: Outcome, id: &str) -> Result<launch::Ready> {

@@ -36,7 +36,7 @@ pub fn is_empty(cgroup: &Cgroup) -> bool {
 }
 
 /// The processes of the group and of those below it, as this PID namespace counts.
-fn processes(cgroup: &Cgroup) -> Vec<Pid> {
+pub fn processes(cgroup: &Cgroup) -> Vec<Pid> {
     let mut found = Vec::new();
     match (cgroup.v2.is_empty(), cgroup.v1.first()) {
         (false, _) => collect(Path::new(&cgroup.v2), &mut found),

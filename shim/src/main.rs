@@ -1,6 +1,7 @@
 //! berth-shim: launches and supervises one container, or makes one pod's namespaces. The plan comes as a sealed memfd on
 //! standard input, the outcome goes to standard output, one fact a line to standard error. See `launch.proto`.
 
+mod adopt;
 mod attach;
 mod clock;
 mod dial;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
     match std::env::args().nth(1).as_deref() {
         Some("sandbox") => sandbox(),
         Some("container") => container(),
+        Some("adopt") => adopt(),
         Some("dial") => dial(),
         Some("oneshot") => oneshot::create(),
         Some("oneshot-exec") => oneshot::exec(),
@@ -85,12 +87,7 @@ fn dial() -> ExitCode {
 
 /// Brings the container to CREATED, says so, and stays with it until its end.
 fn container() -> ExitCode {
-    kernel::exec::setsid();
-    // A host that goes down signals everybody: we leave after our container, by its end. Its program starts with all
-    // signals at their defaults.
-    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGPIPE] {
-        kernel::signal::ignore(signal);
-    }
+    settle();
     let plan = match read_plan::<ContainerPlan>() {
         Ok(plan) => plan,
         Err(failure) => return report(Outcome::Failure(failure)),
@@ -99,25 +96,45 @@ fn container() -> ExitCode {
         return report(Outcome::Unsupported(unsupported));
     }
     match born(plan) {
-        Ok((supervisor, ready)) => {
-            let reported = report(Outcome::Ready(ready));
-            let let_go = launch::null().and_then(|null| {
-                // Standard input stays: a restart reads the plan from it again.
-                rustix::stdio::dup2_stdout(&null)
-                    .map_err(|errno| failed(Step::Stdio, "/dev/null", errno.into()))
-            });
-            if let Err(failure) = let_go {
-                eprintln!("berth-shim: let go of the streams: {failure:?}");
-            }
-            supervisor.run();
-            reported
-        }
+        Ok((supervisor, ready)) => stay(supervisor, ready),
         Err(failure) => {
             // The failure is the story; a socket that stays is bound over.
             std::fs::remove_file(berth_launch::SOCKET).ok();
             report(Outcome::Failure(failure))
         }
     }
+}
+
+/// Takes a container over whose shim was killed, and stays with it until its end.
+fn adopt() -> ExitCode {
+    settle();
+    match adopt::adopt() {
+        Ok((supervisor, ready)) => stay(supervisor, ready),
+        Err(failure) => report(Outcome::Failure(failure)),
+    }
+}
+
+/// A host that goes down signals everybody: we leave after our container, by its end. Its program starts with all
+/// signals at their defaults.
+fn settle() {
+    kernel::exec::setsid();
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGPIPE] {
+        kernel::signal::ignore(signal);
+    }
+}
+
+/// Says that all is well, and lives until the container's end.
+fn stay(supervisor: supervise::Supervisor, ready: Ready) -> ExitCode {
+    let reported = report(Outcome::Ready(ready));
+    let let_go = launch::null().and_then(|null| {
+        // Standard input stays: a restart reads the plan from it again.
+        rustix::stdio::dup2_stdout(&null).map_err(|errno| failed(Step::Stdio, "/dev/null", errno.into()))
+    });
+    if let Err(failure) = let_go {
+        eprintln!("berth-shim: let go of the streams: {failure:?}");
+    }
+    supervisor.run();
+    reported
 }
 
 fn born(plan: ContainerPlan) -> Result<(supervise::Supervisor, Ready), Failure> {

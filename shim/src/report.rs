@@ -1,24 +1,42 @@
 //! What others learn of a container: its status by the socket, its records on disk.
 
-use std::path::Path;
+use std::{os::fd::OwnedFd, path::Path};
 
-use berth_launch::v1::{Event, Exit, Live, Status, event, status};
+use berth_launch::v1::{
+    Event, Exit, Live, Status, event,
+    status::{self, Held},
+};
 
 use crate::{
     launch, record,
+    streams::inode,
     supervise::{Stage, Supervisor},
 };
 
 impl Supervisor {
     pub(crate) fn changed(&mut self) {
         self.record_live();
-        let status = self.status();
-        self.tell(&Event { event: Some(event::Event::Changed(status)) });
+        for n in 0..self.clients.len() {
+            let mut status = self.status();
+            let held = self.in_reserve(&mut status);
+            let client = &mut self.clients[n];
+            let event = Event { event: Some(event::Event::Changed(status)) };
+            client.gone |= !client.event(&event, held);
+        }
+    }
+
+    /// Copies of what must outlive this shim, and their kinds in the status that they travel with.
+    pub(crate) fn in_reserve(&self, status: &mut Status) -> Vec<OwnedFd> {
+        let (Stage::Created { run, .. } | Stage::Running { run }) = &self.stage else { return Vec::new() };
+        let init = run.pidfd.try_clone().ok().map(|fd| (Held::Init, fd));
+        let (kinds, fds): (Vec<_>, Vec<_>) = self.streams.held().into_iter().chain(init).unzip();
+        status.held = kinds.into_iter().map(i32::from).collect();
+        fds
     }
 
     pub(crate) fn tell(&mut self, event: &Event) {
         for client in &mut self.clients {
-            client.gone |= !client.event(event);
+            client.gone |= !client.event(event, Vec::new());
         }
     }
 
@@ -53,6 +71,11 @@ impl Supervisor {
             pid_start_time,
             boot_id: self.boot_id.clone(),
             status: Some(self.status()),
+            stdin_inode: self.streams.stdin.as_ref().map_or(0, inode),
+            stdout_inode: self.streams.stdout.fd.as_ref().map_or(0, inode),
+            stderr_inode: self.streams.stderr.fd.as_ref().map_or(0, inode),
+            stopping: self.stopping,
+            kill_at: self.kill_at.map_or(0, |at| u64::try_from(at.as_nanos()).unwrap_or(u64::MAX)),
         };
         if let Err(error) = record::write_live(Path::new("."), &live) {
             eprintln!("berth-shim: write live record in {}: {error}", self.plan.dir);

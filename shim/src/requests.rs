@@ -132,6 +132,10 @@ impl Supervisor {
             }
             Stage::Ending { .. } | Stage::Over { .. } => {}
         }
+        if !self.nameless {
+            // Whoever takes over knows that it is to end.
+            self.record_live();
+        }
         done()
     }
 

@@ -26,6 +26,15 @@ pub struct Run {
     pub started_at: i64,
     pub began: Duration,
     pub oom_kills_before: u64,
+    pub kin: Kin,
+}
+
+/// Whose child a run's init is: by that its end is learned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kin {
+    Child,
+    /// Of a shim that was killed; who reaps it now tells us nothing.
+    Orphan,
 }
 
 #[derive(Debug)]
@@ -95,6 +104,7 @@ pub fn taken(
         started_at: 0,
         began: clock::monotonic(),
         oom_kills_before: plan.cgroup.as_ref().map_or(0, group::oom_kills),
+        kin: Kin::Child,
     };
     Ok((run, created.gate))
 }
@@ -114,9 +124,27 @@ pub struct Ended {
     pub signal: u32,
 }
 
+impl Ended {
+    /// Nobody can tell.
+    pub const UNKNOWN: Self = Self { code: 255, signal: 0 };
+}
+
 pub fn reap(pidfd: &OwnedFd) -> Option<Ended> {
     let how = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
     waitid(WaitId::PidFd(pidfd.as_fd()), how).ok().flatten().map(|status| ended(&status))
+}
+
+/// How an orphan has ended, once its pidfd says that it has: it waits to be reaped and `/proc` shows its status, or was,
+/// and the kernel keeps it for the holder of the pidfd.
+pub fn orphan_ended(run: &Run) -> Option<Ended> {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", run.pid)).ok();
+    let stat = stat.filter(|_| launch::start_time(run.pid) == run.start_time);
+    // proc_pid_stat(5): the exit status is the last field.
+    let shown = stat.and_then(|stat| stat.split_whitespace().next_back()?.parse().ok());
+    shown.or_else(|| kernel::pidfd::exit_status(run.pidfd.as_fd())).map(|status: i32| match status & 0x7f {
+        0 => Ended { code: status >> 8 & 0xff, signal: 0 },
+        signal => Ended { code: 128 + signal, signal: signal.unsigned_abs() },
+    })
 }
 
 fn ended(status: &WaitIdStatus) -> Ended {

@@ -27,6 +27,8 @@ use rustix::{
 const QUEUE: usize = 256;
 /// The most descriptors beside one request.
 const FDS: usize = 3;
+/// The most beside one of ours: a container's ends and its init.
+const SENT_FDS: usize = 5;
 
 /// Binds the socket in the working directory, over one that a dead shim left.
 pub fn bind_here() -> io::Result<OwnedFd> {
@@ -60,7 +62,7 @@ pub struct Client {
     pub events: bool,
     /// To be dropped at the end of the round.
     pub gone: bool,
-    queue: VecDeque<(Vec<u8>, Option<OwnedFd>)>,
+    queue: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
 }
 
 /// What came from a client.
@@ -108,32 +110,32 @@ impl Client {
     }
 
     /// Sends a reply. False: the client is beyond help.
-    pub fn reply(&mut self, reply: Reply, fd: Option<OwnedFd>) -> bool {
-        self.send(Outgoing::Reply(reply), fd)
+    pub fn reply(&mut self, reply: Reply, fds: Vec<OwnedFd>) -> bool {
+        self.send(Outgoing::Reply(reply), fds)
     }
 
-    pub fn event(&mut self, event: &Event) -> bool {
-        !self.events || self.send(Outgoing::Event(event.clone()), None)
+    pub fn event(&mut self, event: &Event, fds: Vec<OwnedFd>) -> bool {
+        !self.events || self.send(Outgoing::Event(event.clone()), fds)
     }
 
     pub fn has_queue(&self) -> bool {
         !self.queue.is_empty()
     }
 
-    fn send(&mut self, message: Outgoing, fd: Option<OwnedFd>) -> bool {
+    fn send(&mut self, message: Outgoing, fds: Vec<OwnedFd>) -> bool {
         if self.queue.len() >= QUEUE {
             return false;
         }
         let bytes = FromShim { message: Some(message) }.encode_to_vec();
         debug_assert!(bytes.len() <= PACKET_BYTES);
-        self.queue.push_back((bytes, fd));
+        self.queue.push_back((bytes, fds));
         self.flush()
     }
 
     /// Sends what waits, as far as the socket takes it. False: the client has gone.
     pub fn flush(&mut self) -> bool {
-        while let Some((bytes, fd)) = self.queue.front() {
-            match send(&self.socket, bytes, fd.as_ref().map(AsFd::as_fd)) {
+        while let Some((bytes, fds)) = self.queue.front() {
+            match send(&self.socket, bytes, fds) {
                 Ok(()) => {
                     self.queue.pop_front();
                 }
@@ -146,12 +148,12 @@ impl Client {
     }
 }
 
-fn send(socket: &OwnedFd, bytes: &[u8], fd: Option<BorrowedFd<'_>>) -> rustix::io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+fn send(socket: &OwnedFd, bytes: &[u8], fds: &[OwnedFd]) -> rustix::io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SENT_FDS))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    let fds = fd.as_slice();
+    let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
     if !fds.is_empty() {
-        ancillary.push(SendAncillaryMessage::ScmRights(fds));
+        ancillary.push(SendAncillaryMessage::ScmRights(&fds));
     }
     let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
     sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, flags).map(|_| ())

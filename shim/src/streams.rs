@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use berth_launch::v1::stdio::Stdin;
+use berth_launch::v1::{status::Held, stdio::Stdin};
 use rustix::io::Errno;
 
 use crate::{
@@ -47,6 +47,11 @@ pub enum Read {
     End,
 }
 
+/// The number of a pipe; 0 where it can't be told.
+pub fn inode(fd: &OwnedFd) -> u64 {
+    rustix::fs::fstat(fd).map_or(0, |stat| stat.st_ino)
+}
+
 impl Streams {
     pub fn new(log: Log, stdin_mode: Stdin) -> Self {
         let output = |source| Output { fd: None, framer: Framer::new(source), sinks: Vec::new() };
@@ -74,6 +79,19 @@ impl Streams {
         self.stderr.fd = stdio.stderr;
         self.tty = stdio.tty;
         Ok(())
+    }
+
+    /// Copies of the ends, for whoever holds them in reserve. An input that will be closed is not among them.
+    pub fn held(&self) -> Vec<(Held, OwnedFd)> {
+        let stdin = self.stdin.as_ref().filter(|_| self.stdin_mode == Stdin::Open);
+        let ends = [
+            (Held::Stdin, stdin),
+            (Held::Stdout, self.stdout.fd.as_ref()),
+            (Held::Stderr, self.stderr.fd.as_ref()),
+            (Held::Terminal, self.tty.as_ref()),
+        ];
+        // Without a free descriptor there is no reserve, which is no reason not to go on.
+        ends.into_iter().filter_map(|(held, fd)| Some((held, fd?.try_clone().ok()?))).collect()
     }
 
     /// Reads an output once: to the log and to those attached.

@@ -7,7 +7,9 @@
 
 use std::{os::fd::OwnedFd, path::PathBuf, time::Duration};
 
-use berth_launch::v1::{ContainerPlan, Event, ExecExited, Exit, Failure, NamespaceKind, event};
+use berth_launch::v1::{
+    ContainerPlan, Event, ExecExited, Exit, Failure, Live, NamespaceKind, event, reply::Result as Answer,
+};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     process::{Signal, pidfd_send_signal},
@@ -20,7 +22,7 @@ use crate::{
     log::Source,
     record,
     restart::{self, Decision, History},
-    run::{ExecRun, Run, exit_code, reap, slim, taken},
+    run::{Ended, ExecRun, Kin, Run, exit_code, orphan_ended, reap, slim, taken},
     server::{self, Client, Incoming},
     streams::Streams,
 };
@@ -102,6 +104,35 @@ impl Supervisor {
         created: Created,
     ) -> rustix::io::Result<Self> {
         let (run, gate) = taken(&plan, &mut streams, created)?;
+        Self::of(plan, listener, streams, Stage::Created { run, gate })
+    }
+
+    /// Goes on where a shim that was killed was, as far as its live record says; its stage is the caller's to find.
+    pub fn adopted(
+        plan: ContainerPlan,
+        listener: OwnedFd,
+        streams: Streams,
+        live: &Live,
+        litter: Vec<PathBuf>,
+    ) -> rustix::io::Result<Self> {
+        let over = Stage::Over { exit: Exit::default(), recorded: true, leave_by: clock::monotonic() };
+        let status = live.status.clone().unwrap_or_default();
+        Ok(Self {
+            restarts: status.restarts,
+            last_exit: status.last_exit,
+            stopping: live.stopping,
+            kill_at: (live.kill_at != 0).then(|| Duration::from_nanos(live.kill_at)),
+            litter,
+            ..Self::of(plan, listener, streams, over)?
+        })
+    }
+
+    fn of(
+        plan: ContainerPlan,
+        listener: OwnedFd,
+        streams: Streams,
+        stage: Stage,
+    ) -> rustix::io::Result<Self> {
         let plan = slim(plan)?;
         Ok(Self {
             restarts: u32::try_from(plan.started_runs).unwrap_or(u32::MAX),
@@ -109,7 +140,7 @@ impl Supervisor {
             listener,
             clients: Vec::new(),
             streams,
-            stage: Stage::Created { run, gate },
+            stage,
             execs: Vec::new(),
             litter: Vec::new(),
             history: History::default(),
@@ -233,10 +264,14 @@ impl Supervisor {
                 }
                 Incoming::Request(request, fds) => {
                     let hello = matches!(request.call, Some(berth_launch::v1::request::Call::Hello(_)));
-                    let (reply, fd) = self.answer(*request, fds);
+                    let (mut reply, fd) = self.answer(*request, fds);
+                    let mut fds = Vec::from_iter(fd);
+                    if hello && let Some(Answer::Status(status)) = &mut reply.result {
+                        fds = self.in_reserve(status);
+                    }
                     let client = &mut self.clients[n];
                     client.events |= hello;
-                    client.gone |= !client.reply(reply, fd);
+                    client.gone |= !client.reply(reply, fds);
                 }
             }
         }
@@ -278,7 +313,14 @@ impl Supervisor {
 
     fn init_ended(&mut self) {
         let (Stage::Created { run, .. } | Stage::Running { run }) = &self.stage else { return };
-        let Some(ended) = reap(&run.pidfd) else { return };
+        let (ended, message) = match (run.kin, reap(&run.pidfd)) {
+            (Kin::Child, None) => return,
+            (Kin::Child, Some(ended)) => (ended, ""),
+            (Kin::Orphan, _) => match orphan_ended(run) {
+                Some(ended) => (ended, ""),
+                None => (Ended::UNKNOWN, "its exit code was lost: the shim that had started it was killed"),
+            },
+        };
         let kills = self.plan.cgroup.as_ref().map_or(0, group::oom_kills);
         let exit = Exit {
             version: berth_launch::VERSION,
@@ -290,7 +332,7 @@ impl Supervisor {
             signal: ended.signal,
             oom_killed: kills > run.oom_kills_before && ended.code != 0,
             restarts: self.restarts,
-            message: String::new(),
+            message: message.to_owned(),
             lost_log_bytes: self.streams.log.lost_bytes(),
         };
         let ran_for = clock::monotonic().saturating_sub(run.began);
@@ -365,6 +407,10 @@ impl Supervisor {
         self.last_exit = Some(exit.clone());
         self.tell(&Event { event: Some(event::Event::Exited(exit.clone())) });
         self.stage = Stage::Over { exit, recorded, leave_by: clock::monotonic() + FAREWELL };
+        if !recorded {
+            // Elsewhere there may be room: whoever takes over writes it.
+            self.record_live();
+        }
     }
 
     fn start_again(&mut self) {

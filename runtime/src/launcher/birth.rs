@@ -1,5 +1,5 @@
-//! A shim's birth: the plan as a sealed memfd on its standard input, its own log as standard error, one message from
-//! its standard output.
+//! A shim's birth: what it is to do on its standard input (the plan as a sealed memfd, or whom to take over from), its own
+//! log as standard error, one message from its standard output.
 
 use std::{
     fs::File,
@@ -16,11 +16,10 @@ use tokio::{io::AsyncReadExt, process::Command};
 
 use crate::{Error, Kind, Result};
 
-/// Starts `program mode` and gives what it says. Whoever stays is reaped by a task of its own.
-pub async fn birth(program: &Path, mode: &str, plan: &impl Message, dir: &Path) -> Result<Birth> {
+/// Starts `program mode` on `stdin` and gives what it says. Whoever stays is reaped by a task of its own.
+pub async fn birth(program: &Path, mode: &str, stdin: OwnedFd, dir: &Path) -> Result<Birth> {
     const OP: &str = "start shim";
     let shown = || program.display().to_string();
-    let plan = sealed(&plan.encode_to_vec()).map_err(|error| Error::io(OP, "plan", error))?;
     let path = dir.join("shim.log");
     let log = File::options()
         .append(true)
@@ -30,7 +29,7 @@ pub async fn birth(program: &Path, mode: &str, plan: &impl Message, dir: &Path) 
     let mut child = Command::new(program)
         .arg(mode)
         .env_clear()
-        .stdin(Stdio::from(plan))
+        .stdin(Stdio::from(stdin))
         .stdout(Stdio::piped())
         .stderr(Stdio::from(log))
         .kill_on_drop(false)
@@ -52,7 +51,8 @@ pub async fn birth(program: &Path, mode: &str, plan: &impl Message, dir: &Path) 
         .map_err(|error| Error::new(Kind::Internal, "read from shim", shown()).because(error))
 }
 
-fn sealed(bytes: &[u8]) -> io::Result<OwnedFd> {
+/// A plan as it travels: whoever has it, nobody changes it.
+pub fn sealed(bytes: &[u8]) -> io::Result<OwnedFd> {
     let fd = memfd_create("plan", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
     let mut file = File::from(fd);
     file.write_all(bytes)?;

@@ -12,8 +12,11 @@ use std::{
 use berth_launch::{
     PACKET_BYTES, SOCKET,
     v1::{
-        Event, FromShim, Request, Status, event, from_shim::Message as FromShimMessage,
-        reply::Result as Answer, request::Call, status,
+        Event, FromShim, Request, Status, event,
+        from_shim::Message as FromShimMessage,
+        reply::Result as Answer,
+        request::Call,
+        status::{self, Held},
     },
 };
 use prost::Message;
@@ -29,6 +32,12 @@ use tokio::{
 /// Events that a slow listener may have before it; each is small and rare.
 const EVENTS: usize = 1024;
 
+/// The most descriptors beside a message of a shim's: a container's ends and its init.
+const FDS: usize = 5;
+
+/// What a shim gave to hold for its successor.
+pub type Reserve = Vec<(Held, OwnedFd)>;
+
 type Reply = (Answer, Option<OwnedFd>);
 
 #[derive(Debug)]
@@ -36,6 +45,7 @@ pub struct Connection {
     calls: mpsc::Sender<Asked>,
     events: broadcast::Receiver<Event>,
     status: Arc<Mutex<Status>>,
+    reserve: Arc<Mutex<Reserve>>,
 }
 
 #[derive(Debug)]
@@ -64,8 +74,9 @@ impl Connection {
         let (calls, asked) = mpsc::channel(64);
         let (sender, events) = broadcast::channel(EVENTS);
         let status = Arc::new(Mutex::new(Status::default()));
-        tokio::spawn(carry(socket, asked, sender, Arc::clone(&status)));
-        Ok(Self { calls, events, status })
+        let reserve = Arc::default();
+        tokio::spawn(carry(socket, asked, sender, Arc::clone(&status), Arc::clone(&reserve)));
+        Ok(Self { calls, events, status, reserve })
     }
 
     /// Sends a request and waits for its answer; none when the shim has gone.
@@ -83,6 +94,15 @@ impl Connection {
         self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    pub fn take_reserve(&self) -> Reserve {
+        std::mem::take(&mut *self.reserve.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether nobody answers any more.
+    pub fn is_gone(&self) -> bool {
+        self.calls.is_closed()
+    }
+
     pub fn set_status(&self, status: Status) {
         *self.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
     }
@@ -94,6 +114,7 @@ async fn carry(
     mut asked: mpsc::Receiver<Asked>,
     events: broadcast::Sender<Event>,
     status: Arc<Mutex<Status>>,
+    reserve: Arc<Mutex<Reserve>>,
 ) {
     let mut waiting: HashMap<u64, oneshot::Sender<Reply>> = HashMap::new();
     let mut seq = 0;
@@ -101,14 +122,20 @@ async fn carry(
     loop {
         tokio::select! {
             received = receive(&socket, &mut buffer) => match received {
-                Some((FromShimMessage::Reply(reply), fd)) => {
+                Some((FromShimMessage::Reply(reply), mut fds)) => {
+                    if let Some(Answer::Status(status)) = &reply.result && !status.held.is_empty() {
+                        hold(&reserve, status, std::mem::take(&mut fds));
+                    }
                     if let (Some(waits), Some(answer)) = (waiting.remove(&reply.seq), reply.result) {
                         // Whoever asked may have stopped waiting.
-                        waits.send((answer, fd)).ok();
+                        waits.send((answer, fds.into_iter().next())).ok();
                     }
                 }
-                Some((FromShimMessage::Event(event), _)) => {
+                Some((FromShimMessage::Event(event), fds)) => {
                     note(&status, &event);
+                    if let Some(event::Event::Changed(status)) = &event.event {
+                        hold(&reserve, status, fds);
+                    }
                     // Nobody need listen.
                     events.send(event).ok();
                 }
@@ -143,24 +170,31 @@ fn note(status: &Mutex<Status>, event: &Event) {
     }
 }
 
-async fn receive(socket: &AsyncFd<OwnedFd>, buffer: &mut [u8]) -> Option<(FromShimMessage, Option<OwnedFd>)> {
+/// In place of what was held of an earlier run.
+fn hold(reserve: &Mutex<Reserve>, status: &Status, fds: Vec<OwnedFd>) {
+    *reserve.lock().unwrap_or_else(PoisonError::into_inner) = status.held().zip(fds).collect();
+}
+
+async fn receive(socket: &AsyncFd<OwnedFd>, buffer: &mut [u8]) -> Option<(FromShimMessage, Vec<OwnedFd>)> {
     let received = socket
         .async_io(tokio::io::Interest::READABLE, |socket| {
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS))];
             let mut ancillary = RecvAncillaryBuffer::new(&mut space);
             let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
             let message =
                 rustix::net::recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut ancillary, flags)?;
-            let fd = ancillary.drain().find_map(|message| match message {
-                RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-                _ => None,
-            });
-            Ok((message.bytes, fd))
+            let mut fds = Vec::new();
+            for message in ancillary.drain() {
+                if let RecvAncillaryMessage::ScmRights(received) = message {
+                    fds.extend(received);
+                }
+            }
+            Ok((message.bytes, fds))
         })
         .await;
     match received {
         Ok((0, _)) | Err(_) => None,
-        Ok((length, fd)) => Some((FromShim::decode(&buffer[..length]).ok()?.message?, fd)),
+        Ok((length, fds)) => Some((FromShim::decode(&buffer[..length]).ok()?.message?, fds)),
     }
 }
 

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use berth_cri::v1 as cri;
 use berth_launch::v1::{self as launch, event};
 use tokio::sync::{broadcast::error::RecvError, mpsc, oneshot};
-use tracing::{Instrument, error, info, warn};
+use tracing::{Instrument, info, warn};
 
 use super::{
     Client, CreateContainer, Rooms, blocking,
@@ -412,40 +412,7 @@ impl Pod {
         }
     }
 
-    /// Its supervisor has gone: what it wrote, or that it could write nothing.
-    async fn lost(&mut self, id: &ContainerId) {
-        let Some(there) = self.containers.get(id) else { return };
-        if matches!(there.state, State::Exited { .. }) {
-            return;
-        }
-        let directory = self.places.container_record(id);
-        let record = there.record.clone();
-        let rooms = self.rooms.clone();
-        let found = blocking("look for exit record", move || {
-            if let Some(exit) = record::read_exit(&directory) {
-                return Ok(exit);
-            }
-            // Nobody reads its output or restarts it any more: it is ended, and that is written down.
-            let cleared = container::clear_cgroup(&rooms, &record.cgroup_path);
-            let exit = container::unseen(&record, "its shim was killed; the container was ended with it");
-            if let Err(error) = record::write_exit(&directory, &exit) {
-                warn!(container = record.id, %error, "exit record not written");
-            }
-            cleared.map(|()| exit)
-        });
-        match found.await {
-            Ok(exit) => self.ended(id, exit).await,
-            Err(error) => {
-                error!(container = %id, error = error.chain(), "the container's shim is gone and it can't be ended");
-                if let Some(there) = self.containers.get_mut(id) {
-                    there.state = State::Unknown { why: error.chain() };
-                }
-                self.publish();
-            }
-        }
-    }
-
-    async fn ended(&mut self, id: &ContainerId, exit: launch::Exit) {
+    pub async fn ended(&mut self, id: &ContainerId, exit: launch::Exit) {
         let Some(there) = self.containers.get_mut(id) else { return };
         if matches!(there.state, State::Exited { .. }) {
             return;
@@ -479,7 +446,7 @@ impl Pod {
 }
 
 /// Passes a shim's events on to its pod's task, and at last that it has gone.
-fn listen(shim: &Shim, id: ContainerId, run: u64, to: mpsc::Sender<Command>) {
+pub fn listen(shim: &Shim, id: ContainerId, run: u64, to: mpsc::Sender<Command>) {
     let mut events = shim.events();
     tokio::spawn(async move {
         loop {

@@ -15,6 +15,7 @@ use super::{
     record::{self, ContainerRecord, Phase, PodRecord},
     relabel, resources, sandbox,
     state::State,
+    takeover::Takeovers,
     told, volumes,
 };
 use crate::{
@@ -36,6 +37,7 @@ pub struct Container {
     pub shim: Option<Shim>,
     /// Counts the shims it has had in this daemon's life.
     pub run: u64,
+    pub takeovers: Takeovers,
 }
 
 /// What a container is made in.
@@ -72,7 +74,17 @@ pub async fn create(
     let config = Arc::new(record.config.clone().unwrap_or_default());
     let state = State::Created { pid: ready.pid };
     let env = Arc::new(record.env.clone());
-    Ok(Container { id, record, config, spec, env, state, shim: Some(shim), run: 0 })
+    Ok(Container {
+        id,
+        record,
+        config,
+        spec,
+        env,
+        state,
+        shim: Some(shim),
+        run: 0,
+        takeovers: Takeovers::default(),
+    })
 }
 
 /// Starts a shim for the container of this record: the first time, or again for one whose layer is kept.

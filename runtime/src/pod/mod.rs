@@ -25,6 +25,7 @@ mod resources;
 mod sandbox;
 mod state;
 mod streams;
+mod takeover;
 mod view;
 mod volumes;
 mod wish;
@@ -98,6 +99,13 @@ struct Name {
     name: String,
     uid: String,
     attempt: u32,
+}
+
+/// What a shim is asked that is to end its container.
+#[derive(Debug, Clone, Copy)]
+enum Ask {
+    Stop { grace_ms: u64 },
+    Shutdown,
 }
 
 /// Commands that may wait for a pod's task.
@@ -251,18 +259,52 @@ impl Pods {
     pub async fn stop_container(&self, container: &ContainerId, grace: Option<Duration>) -> Result<()> {
         let grace = grace.unwrap_or(GRACE);
         self.home("stop container", container)?;
-        let Some(shim) = self.0.board.shim(container) else { return Ok(()) };
-        // A shim that has gone, or does not answer, is dealt with below: by its cgroup.
-        let asked = shim.stop(0, u64::try_from(grace.as_millis()).unwrap_or(u64::MAX)).await;
-        let allowed = if asked.is_ok() { grace.saturating_add(PATIENCE) } else { Duration::from_secs(1) };
+        let stop = Ask::Stop { grace_ms: u64::try_from(grace.as_millis()).unwrap_or(u64::MAX) };
+        // A shim that does not answer is dealt with below: by its cgroup.
+        let asked = self.ask_shim(container, stop).await;
+        let allowed = if asked { grace.saturating_add(PATIENCE) } else { Duration::from_secs(1) };
         self.until_ended(container, allowed).await
     }
 
     /// Kills what runs in it. Returns when it has ended.
     async fn end_container(&self, container: &ContainerId) -> Result<()> {
-        let Some(shim) = self.0.board.shim(container) else { return Ok(()) };
-        let allowed = if shim.shutdown().await.is_ok() { PATIENCE } else { Duration::from_secs(1) };
+        let asked = self.ask_shim(container, Ask::Shutdown).await;
+        let allowed = if asked { PATIENCE } else { Duration::from_secs(1) };
         self.until_ended(container, allowed).await
+    }
+
+    /// Asks the container's shim, and where that was killed, the one that takes over. False: nobody answers.
+    async fn ask_shim(&self, container: &ContainerId, ask: Ask) -> bool {
+        // As many as may be killed meanwhile.
+        for _ in 0..3 {
+            let Some(shim) = self.0.board.shim(container) else { return true };
+            let asked = match ask {
+                Ask::Stop { grace_ms } => shim.stop(0, grace_ms).await,
+                Ask::Shutdown => shim.shutdown().await,
+            };
+            if asked.is_ok() {
+                return true;
+            }
+            if !shim.is_gone() || !self.replaced_within(container, PATIENCE).await {
+                return false;
+            }
+        }
+        false
+    }
+
+    /// Whether a container whose shim has gone gets another, or its end, in time.
+    async fn replaced_within(&self, container: &ContainerId, allowed: Duration) -> bool {
+        let mut changes = self.changes();
+        let replaced = async {
+            loop {
+                changes.mark_unchanged();
+                let gone = self.0.board.shim(container).is_some_and(|shim| shim.is_gone());
+                if !gone || changes.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(allowed, replaced).await.is_ok()
     }
 
     async fn until_ended(&self, container: &ContainerId, allowed: Duration) -> Result<()> {

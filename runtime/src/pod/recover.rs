@@ -18,10 +18,12 @@ use super::{
     record::{self, ContainerRecord, Phase, PodRecord},
     sandbox,
     state::State,
+    takeover::{self, Takeovers},
 };
 use crate::{
     Kind, Result,
     id::{ContainerId, PodId},
+    launcher::Reserve,
 };
 
 pub async fn recover(rooms: Rooms) -> Result<Pods> {
@@ -187,6 +189,7 @@ async fn find_again(
         state,
         shim,
         run: 0,
+        takeovers: Takeovers::default(),
     };
     match rooms.launcher.connect(&places.container_dir(id)).await {
         Ok(shim) => {
@@ -199,6 +202,12 @@ async fn find_again(
         Err(error) if error.kind == Kind::NotFound => {}
         Err(error) => warn!(container = %id, error = error.chain(), "the container's shim can't be reached"),
     }
+    if record.boot_id == boot_id && record::read_exit(&places.container_record(id)).is_none() {
+        match takeover::take_over(rooms, places, id, &record, Reserve::new()).await {
+            Ok(shim) => return Ok(of(State::of(&shim.status()), Some(shim))),
+            Err(error) => warn!(container = %id, error = error.chain(), "no shim could take over"),
+        }
+    }
     let (rooms, directory, boot_id) = (rooms.clone(), places.container_record(id), boot_id.to_owned());
     let written = record.clone();
     let exit = blocking("look for exit record", move || {
@@ -209,7 +218,7 @@ async fn find_again(
             return Ok(exit);
         }
         let why = match written.boot_id == boot_id {
-            true => "its shim was killed while berthd was down; the container was ended with it",
+            true => "its shim was killed while berthd was down and no other could take over; it was ended",
             false => "the machine was started anew",
         };
         let exit = container::unseen(&written, why);

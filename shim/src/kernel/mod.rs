@@ -7,6 +7,7 @@ pub mod exec;
 pub mod memory;
 pub mod mount;
 pub mod netlink;
+pub mod pidfd;
 pub mod scheduling;
 pub mod seccomp;
 pub mod signal;

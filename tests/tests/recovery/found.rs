@@ -194,23 +194,3 @@ fn a_pods_records_say_the_same_after_a_restart() {
     assert_eq!(daemon.run_pod(pod.config.clone()).unwrap().id, pod.id);
     assert_eq!(daemon.create(&pod, &raw).unwrap(), id);
 }
-
-#[test]
-fn a_shim_that_was_killed_is_told() {
-    let daemon = Daemon::with_fixture();
-    let pod = daemon.plain_pod("shim");
-    let id = daemon.launch(&pod, &asked("c", &["sleep", "inf"])).unwrap();
-    let pid = daemon.details(&id)["pid"].as_i64().unwrap();
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let shim = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim();
-    let name = fs::read_to_string(format!("/proc/{shim}/comm")).unwrap();
-    assert!(name.starts_with("berth-shim"), "{name}");
-    let shim = nix::unistd::Pid::from_raw(shim.parse().unwrap());
-    nix::sys::signal::kill(shim, nix::sys::signal::Signal::SIGKILL).unwrap();
-    let ended = daemon.exited(&id);
-    assert_ne!(ended.exit_code, 0);
-    assert!(!ended.message.is_empty() || !ended.reason.is_empty(), "{ended:?}");
-    daemon.remove_container(&id).unwrap();
-    // The pod is as good as before.
-    assert_eq!(daemon.run_to_end(&pod, &asked("d", &["true"])).unwrap().0.exit_code, 0);
-}

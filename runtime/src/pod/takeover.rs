@@ -1,0 +1,140 @@
+//! A shim that was killed does not take its container with it: another takes over. Where none can, the container is
+//! ended, and its exit says why.
+
+use std::time::{Duration, Instant};
+
+use tracing::{error, warn};
+
+use super::{
+    Rooms,
+    actor::{Pod, listen},
+    blocking, container,
+    place::Places,
+    record::{self, ContainerRecord},
+    state::State,
+    told,
+};
+use crate::{
+    Result,
+    id::ContainerId,
+    launcher::{Reserve, Shim},
+};
+
+/// Shims that are killed one after the other: so many in a row, each within so long of the last, then it is over.
+const IN_A_ROW: u32 = 5;
+const ROW: Duration = Duration::from_secs(10);
+
+/// The takeovers of one container in this daemon's life.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Takeovers {
+    in_a_row: u32,
+    last: Option<Instant>,
+}
+
+impl Takeovers {
+    /// Counts one more. False: something kills every shim, and another would change nothing.
+    fn allow(&mut self, now: Instant) -> bool {
+        let follows = self.last.is_some_and(|last| now.duration_since(last) < ROW);
+        self.in_a_row = if follows { self.in_a_row + 1 } else { 1 };
+        self.last = Some(now);
+        self.in_a_row <= IN_A_ROW
+    }
+}
+
+/// Starts a shim for a container whose own is gone.
+pub async fn take_over(
+    rooms: &Rooms,
+    places: &Places,
+    id: &ContainerId,
+    record: &ContainerRecord,
+    reserve: Reserve,
+) -> Result<Shim> {
+    let shim = rooms.launcher.adopt(&places.container_dir(id), reserve).await.map_err(told)?;
+    warn!(
+        container = %id,
+        log = record.log,
+        "its shim was killed, another took over; a line that was being read may lack its beginning"
+    );
+    Ok(shim)
+}
+
+impl Pod {
+    /// Its shim has gone: what it wrote; or it lives and had let go of us; or another takes over; or this is the end.
+    pub async fn lost(&mut self, id: &ContainerId) {
+        let Some(there) = self.containers.get_mut(id) else { return };
+        if matches!(there.state, State::Exited { .. }) {
+            return;
+        }
+        let (record, directory) = (there.record.clone(), self.places.container_record(id));
+        if let Some(exit) = record::read_exit(&directory) {
+            return self.ended(id, exit).await;
+        }
+        let reserve = there.shim.as_ref().map(Shim::take_reserve).unwrap_or_default();
+        let allowed = there.takeovers.allow(Instant::now());
+        let found = match self.rooms.launcher.connect(&self.places.container_dir(id)).await {
+            Ok(shim) => Ok(shim),
+            Err(_) if allowed => take_over(&self.rooms, &self.places, id, &record, reserve).await,
+            Err(error) => Err(error.hint(format!("{IN_A_ROW} shims were killed in a row"))),
+        };
+        match found {
+            Ok(shim) => self.follow(id, shim),
+            Err(error) => {
+                warn!(container = %id, error = error.chain(), "its shim was killed and no other could take over");
+                self.end_orphan(id, record).await;
+            }
+        }
+    }
+
+    /// Listens to another shim of a container from now on.
+    fn follow(&mut self, id: &ContainerId, shim: Shim) {
+        let Some(there) = self.containers.get_mut(id) else { return };
+        there.run += 1;
+        there.state = there.state.step(&shim.status());
+        self.board.set_shim(id, Some(shim.clone()));
+        listen(&shim, id.clone(), there.run, self.me.clone());
+        there.shim = Some(shim);
+        self.publish();
+    }
+
+    /// Nobody reads its output or restarts it any more: it is ended, and that is written down.
+    async fn end_orphan(&mut self, id: &ContainerId, record: ContainerRecord) {
+        let (rooms, directory) = (self.rooms.clone(), self.places.container_record(id));
+        let ended = blocking("end container", move || {
+            let cleared = container::clear_cgroup(&rooms, &record.cgroup_path);
+            // The shim that could not take over may have come as far as a record.
+            if let Some(exit) = record::read_exit(&directory) {
+                return Ok(exit);
+            }
+            let exit =
+                container::unseen(&record, "its shim was killed and no other could take over; it was ended");
+            if let Err(error) = record::write_exit(&directory, &exit) {
+                warn!(container = record.id, %error, "exit record not written");
+            }
+            cleared.map(|()| exit)
+        });
+        match ended.await {
+            Ok(exit) => self.ended(id, exit).await,
+            Err(error) => {
+                error!(container = %id, error = error.chain(), "the container's shim is gone and it can't be ended");
+                if let Some(there) = self.containers.get_mut(id) {
+                    there.state = State::Unknown { why: error.chain() };
+                }
+                self.publish();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shims_that_die_one_after_the_other_are_replaced_for_a_while_only() {
+        let start = Instant::now();
+        let mut takeovers = Takeovers::default();
+        assert!((0..IN_A_ROW).all(|_| takeovers.allow(start)));
+        assert!(!takeovers.allow(start + ROW / 2));
+        assert!(takeovers.allow(start + 2 * ROW));
+    }
+}

@@ -1,0 +1,215 @@
+//! A shim dies; its container does not, where the kernel keeps exit statuses (Linux 6.15). Elsewhere the end is told.
+
+use std::fs;
+
+use berth_cri::v1 as cri;
+use berth_tests::{Daemon, asked, eventually, images, read_log, skip};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+
+/// Whether the kernel tells the exit status of a process that somebody else has reaped.
+fn kernel_keeps() -> bool {
+    let name = rustix::system::uname();
+    let release = name.release().to_string_lossy().into_owned();
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 15)
+}
+
+/// Says so and gives true where a takeover can't be tested.
+fn skipped(test: &str) -> bool {
+    if !kernel_keeps() {
+        skip(test, "the kernel keeps no exit statuses (before Linux 6.15)");
+    }
+    !kernel_keeps()
+}
+
+fn pid_of(daemon: &Daemon, id: &str) -> i32 {
+    daemon.details(id)["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).unwrap()
+}
+
+fn inspect(daemon: &Daemon, container: &str) -> Value {
+    let mut found: Vec<Value> = serde_json::from_str(&daemon.berth_ok(&["inspect", container])).unwrap();
+    found.remove(0)
+}
+
+/// The shim of a container that it has started itself.
+fn shim_of(init: i32) -> Pid {
+    let status = fs::read_to_string(format!("/proc/{init}/status")).unwrap();
+    let shim = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim();
+    let name = fs::read_to_string(format!("/proc/{shim}/comm")).unwrap();
+    assert!(name.starts_with("berth-shim"), "{name}");
+    Pid::from_raw(shim.parse().unwrap())
+}
+
+fn kill_shim_of(init: i32) {
+    kill(shim_of(init), Signal::SIGKILL).unwrap();
+}
+
+/// Waits until another shim answers for the container.
+fn taken_over(daemon: &Daemon, id: &str) {
+    let told = || {
+        let log = daemon.log();
+        let mut lines = log.lines().filter(|line| line.contains("another took over"));
+        lines.any(|line| line.contains(id)).then_some(())
+    };
+    eventually("another shim to take over", told);
+}
+
+#[test]
+fn a_container_outlives_its_shim() {
+    if skipped("a_container_outlives_its_shim") {
+        return;
+    }
+    let daemon = Daemon::with_fixture();
+    let pod = daemon.plain_pod("shim");
+    let (spam, trap) = (asked("spam", &["spam", "0", "100"]), asked("trap", &["trap", "--exit", "3"]));
+    let (writes, ends) = (daemon.launch(&pod, &spam).unwrap(), daemon.launch(&pod, &trap).unwrap());
+    let before = daemon.status(&writes).unwrap();
+    for id in [&writes, &ends] {
+        kill_shim_of(pid_of(&daemon, id));
+        taken_over(&daemon, id);
+    }
+    assert_eq!(daemon.status(&writes).unwrap(), before);
+    // Its log goes on: no line of what came after is missing.
+    let lines = daemon.log_of(&pod, &spam).len();
+    eventually("more lines", || (daemon.log_of(&pod, &spam).len() > lines + 5).then_some(()));
+    assert_eq!(daemon.exec_ok(&writes, &["echo", "on"]), "on\n");
+    daemon.stop_container(&writes, 0).unwrap();
+    assert_eq!(daemon.status(&writes).unwrap().exit_code, 137);
+    let log = daemon.log_of(&pod, &spam);
+    let wrong: Vec<_> = (log.iter().enumerate())
+        .filter(|(n, line)| !line.content.starts_with(&format!("line {:06} ", n + 1)))
+        .collect();
+    // At most the line that was being read has lost its beginning.
+    assert!(wrong.len() <= 1, "{wrong:?}");
+    // The code of one that ends by itself is known, though its parent is another now.
+    daemon.stop_container(&ends, 10).unwrap();
+    let ended = daemon.status(&ends).unwrap();
+    assert_eq!((ended.exit_code, ended.message.as_str()), (3, ""));
+    assert_eq!(daemon.run_to_end(&pod, &asked("next", &["true"])).unwrap().0.exit_code, 0);
+}
+
+#[test]
+fn a_container_outlives_its_shim_and_the_daemon() {
+    if skipped("a_container_outlives_its_shim_and_the_daemon") {
+        return;
+    }
+    let mut daemon = Daemon::with_fixture();
+    let pod = daemon.plain_pod("both");
+    let spam = asked("spam", &["spam", "0", "100"]);
+    let id = daemon.launch(&pod, &spam).unwrap();
+    let init = pid_of(&daemon, &id);
+    let shim = shim_of(init);
+    daemon.kill9();
+    kill(shim, Signal::SIGKILL).unwrap();
+    // Nobody reads: it writes until its pipe is full, and waits. No signal ends it.
+    daemon.up();
+    taken_over(&daemon, &id);
+    assert_eq!(pid_of(&daemon, &id), init);
+    let lines = daemon.log_of(&pod, &spam).len();
+    eventually("more lines", || (daemon.log_of(&pod, &spam).len() > lines + 5).then_some(()));
+    let log = daemon.log_of(&pod, &spam);
+    let in_place =
+        |(n, line): &(usize, &berth_tests::Line)| line.content.starts_with(&format!("line {:06} ", n + 1));
+    assert!(log.iter().enumerate().filter(|line| !in_place(line)).count() <= 1);
+    kill(Pid::from_raw(init), Signal::SIGTERM).unwrap();
+    assert_eq!(daemon.exited(&id).exit_code, 143);
+}
+
+#[test]
+fn the_shim_that_takes_over_restarts_too() {
+    if skipped("the_shim_that_takes_over_restarts_too") {
+        return;
+    }
+    let daemon = Daemon::with_fixture();
+    let id = daemon.berth_ok(&[
+        "run",
+        "-d",
+        "--name",
+        "again",
+        "--restart",
+        "always",
+        images::FIXTURE,
+        "trap",
+        "--exit",
+        "3",
+    ]);
+    let init =
+        inspect(&daemon, "again")["State"]["Pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).unwrap();
+    kill_shim_of(init);
+    taken_over(&daemon, &id);
+    kill(Pid::from_raw(init), Signal::SIGKILL).unwrap();
+    let again = eventually("another run", || {
+        let told = inspect(&daemon, "again");
+        let pid = told["State"]["Pid"].as_i64()?;
+        (told["RestartCount"] == 1 && pid != 0 && pid != i64::from(init)).then_some(pid)
+    });
+    // The new run is its own child: a kill of that shim is survived as well.
+    kill_shim_of(i32::try_from(again).unwrap());
+    // Whoever stops it just now asks the one that takes over.
+    daemon.berth_ok(&["stop", "again"]);
+    let told = inspect(&daemon, "again");
+    assert_eq!((&told["State"]["Status"], &told["State"]["ExitCode"]), (&"exited".into(), &3.into()));
+}
+
+#[test]
+fn a_terminal_outlives_its_shim() {
+    if skipped("a_terminal_outlives_its_shim") {
+        return;
+    }
+    let daemon = Daemon::with_fixture();
+    let id = daemon.berth_ok(&["run", "-dt", "--name", "tty", images::FIXTURE, "spam", "0", "100"]);
+    let told = inspect(&daemon, "tty");
+    let log = told["LogPath"].as_str().unwrap().to_owned();
+    kill_shim_of(told["State"]["Pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).unwrap());
+    taken_over(&daemon, &id);
+    let lines = read_log(log.as_ref()).len();
+    eventually("more lines", || (read_log(log.as_ref()).len() > lines + 5).then_some(()));
+    daemon.berth_ok(&["rm", "-f", "tty"]);
+}
+
+#[test]
+fn what_cannot_be_taken_over_is_ended_and_told() {
+    let daemon = Daemon::with_fixture();
+    let pod = daemon.plain_pod("told");
+    // It dies with its shim, as its program has not begun.
+    let created = daemon.create(&pod, &asked("created", &["sleep", "inf"])).unwrap();
+    kill_shim_of(pid_of(&daemon, &created));
+    let ended = daemon.exited(&created);
+    assert!(ended.exit_code == 137 && ended.message.contains("its shim was killed"), "{ended:?}");
+    // Without the plan no other can take over.
+    let id = daemon.launch(&pod, &asked("c", &["tree", "2"])).unwrap();
+    fs::remove_file(daemon.state().join("containers").join(&id).join("plan")).unwrap();
+    kill_shim_of(pid_of(&daemon, &id));
+    let ended = daemon.exited(&id);
+    assert!(ended.exit_code == 137 && ended.message.contains("its shim was killed"), "{ended:?}");
+    for id in [&created, &id] {
+        daemon.remove_container(id).unwrap();
+    }
+    // The pod is as good as before.
+    assert_eq!(daemon.run_to_end(&pod, &asked("d", &["true"])).unwrap().0.exit_code, 0);
+}
+
+#[test]
+fn an_exec_ends_with_its_shim_and_the_next_one_works() {
+    if skipped("an_exec_ends_with_its_shim_and_the_next_one_works") {
+        return;
+    }
+    let daemon = Daemon::with_fixture();
+    let pod = daemon.plain_pod("exec");
+    let id = daemon.launch(&pod, &asked("c", &["sleep", "inf"])).unwrap();
+    let init = pid_of(&daemon, &id);
+    std::thread::scope(|scope| {
+        let call = scope.spawn(|| daemon.exec(&id, &["sleep", "86399"], 0));
+        let runs = || berth_tests::processes_naming("86399").into_iter().next();
+        eventually("the exec to run", runs);
+        kill_shim_of(init);
+        assert!(call.join().unwrap().is_err());
+    });
+    taken_over(&daemon, &id);
+    assert_eq!(daemon.exec_ok(&id, &["echo", "on"]), "on\n");
+    assert_eq!(daemon.status(&id).unwrap().state(), cri::ContainerState::ContainerRunning);
+}
