@@ -2,6 +2,7 @@
 //! with the few names both ends share; `needs` finds the features that a plan uses.
 #![allow(missing_debug_implementations)]
 
+pub mod fault;
 pub mod needs;
 
 /// Package `berth.launch.v1`.

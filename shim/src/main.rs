@@ -26,10 +26,10 @@ use std::{
     process::ExitCode,
 };
 
-use berth_launch::needs;
 use berth_launch::v1::{
     Birth, ContainerPlan, Failure, Ready, SandboxPlan, Step, Unsupported, birth::Outcome,
 };
+use berth_launch::{fault, needs};
 use prost::Message;
 
 fn main() -> ExitCode {
@@ -134,16 +134,19 @@ fn stay(supervisor: supervise::Supervisor, ready: Ready) -> ExitCode {
         eprintln!("berth-shim: let go of the streams: {failure:?}");
     }
     supervisor.run();
+    fault::point("shim.leaving");
     reported
 }
 
 fn born(plan: ContainerPlan) -> Result<(supervise::Supervisor, Ready), Failure> {
     std::env::set_current_dir(&plan.dir).map_err(|error| failed(Step::Socket, &plan.dir, error))?;
     let listener = server::bind_here().map_err(|error| failed(Step::Socket, berth_launch::SOCKET, error))?;
+    fault::point("shim.bound");
     let log = plan.log.clone().unwrap_or_default();
     let log = log::Log::open(&log).map_err(|error| failed(Step::LogOpen, &log.path, error))?;
     let streams = streams::Streams::new(log, plan.stdio.unwrap_or_default().stdin());
     let created = launch::create(&plan, launch::Keeper::Us)?;
+    fault::point("shim.created");
     protect();
     let ready = Ready {
         shim_pid: rustix::process::getpid().as_raw_nonzero().get(),

@@ -2,9 +2,12 @@
 
 use std::{os::fd::OwnedFd, path::Path};
 
-use berth_launch::v1::{
-    Event, Exit, Live, Status, event,
-    status::{self, Held},
+use berth_launch::{
+    fault,
+    v1::{
+        Event, Exit, Live, Status, event,
+        status::{self, Held},
+    },
 };
 
 use crate::{
@@ -50,10 +53,12 @@ impl Supervisor {
     }
 
     pub(crate) fn record_exit(&self, exit: &Exit) -> bool {
+        fault::point("shim.ending");
         let written = record::write_exit(Path::new(&self.plan.record_dir), exit);
         if let Err(error) = &written {
             eprintln!("berth-shim: write exit record in {}: {error}", self.plan.record_dir);
         }
+        fault::point("shim.ended");
         written.is_ok()
     }
 

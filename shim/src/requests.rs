@@ -2,9 +2,12 @@
 
 use std::{os::fd::OwnedFd, time::Duration};
 
-use berth_launch::v1::{
-    Attach, Done, Exec, ExecStarted, Exit, Failure, Kill, Reply, Request, Resize, Status, Step, Stop,
-    Unsupported, reply::Result as Answer, request::Call,
+use berth_launch::{
+    fault,
+    v1::{
+        Attach, Done, Exec, ExecStarted, Exit, Failure, Kill, Reply, Request, Resize, Status, Step, Stop,
+        Unsupported, reply::Result as Answer, request::Call,
+    },
 };
 use rustix::process::{Signal, pidfd_send_signal};
 
@@ -69,8 +72,10 @@ impl Supervisor {
         let Stage::Created { run, gate } = std::mem::replace(&mut self.stage, over) else {
             return Err(refused(Step::Exec, "the container is not created"));
         };
+        fault::point("shim.opening");
         match gate.open() {
             Ok(()) => {
+                fault::point("shim.opened");
                 let (started_at, began) = (clock::now(), clock::monotonic());
                 let pid = run.pid;
                 self.stage = Stage::Running { run: Run { started_at, began, ..run } };

@@ -31,6 +31,8 @@ pub struct Daemon {
     place: Place,
     tokio: Runtime,
     options: Options,
+    /// What the next one is to die at, as `BERTH_FAULT` says it.
+    fault: Option<String>,
     child: Option<Child>,
 }
 
@@ -59,7 +61,7 @@ impl Daemon {
     pub fn start_with(options: Options) -> Self {
         let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let tokio = tokio.expect("start the event loop");
-        let mut daemon = Self { place: Place::claim(), tokio, options, child: None };
+        let mut daemon = Self { place: Place::claim(), tokio, options, fault: None, child: None };
         daemon.write_config();
         daemon.up();
         daemon
@@ -75,6 +77,7 @@ impl Daemon {
             // Whatever it starts inherits this: that is how leaked processes are found.
             .env("BERTH_TESTS_PLACE", &self.place.name)
             .env_remove("NOTIFY_SOCKET")
+            .envs(self.fault.take().map(|fault| ("BERTH_FAULT", fault)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -101,6 +104,22 @@ impl Daemon {
             }
             None => panic!("berthd does not answer at {}\n{}", socket.display(), self.log_tail()),
         }
+    }
+
+    /// Starts it such that it, or a shim of its, dies the first time it comes to a named point; then `mark` is there.
+    pub fn up_to(&mut self, point: &str, mark: &Path) {
+        self.fault = Some(format!("{point}={}", mark.display()));
+        self.up();
+    }
+
+    /// Takes note of a berthd that may have died by itself; whether it has.
+    pub fn has_died(&mut self) -> bool {
+        let died =
+            self.child.as_mut().is_some_and(|child| child.try_wait().expect("look at berthd").is_some());
+        if died {
+            self.child = None;
+        }
+        died
     }
 
     /// Ends it as a power cut of its own does.

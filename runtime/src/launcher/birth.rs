@@ -9,7 +9,7 @@ use std::{
     process::Stdio,
 };
 
-use berth_launch::v1::Birth;
+use berth_launch::{fault, v1::Birth};
 use prost::Message;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use tokio::{io::AsyncReadExt, process::Command};
@@ -26,9 +26,11 @@ pub async fn birth(program: &Path, mode: &str, stdin: OwnedFd, dir: &Path) -> Re
         .create(true)
         .open(&path)
         .map_err(|error| Error::io("open shim's log", path.display().to_string(), error))?;
+    let fault = std::env::var_os(fault::VARIABLE).filter(|_| cfg!(debug_assertions));
     let mut child = Command::new(program)
         .arg(mode)
         .env_clear()
+        .envs(fault.map(|fault| (fault::VARIABLE, fault)))
         .stdin(Stdio::from(stdin))
         .stdout(Stdio::piped())
         .stderr(Stdio::from(log))

@@ -4,7 +4,10 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use berth_cri::v1 as cri;
-use berth_launch::v1::{self as launch, event};
+use berth_launch::{
+    fault,
+    v1::{self as launch, event},
+};
 use tokio::sync::{broadcast::error::RecvError, mpsc, oneshot};
 use tracing::{Instrument, info, warn};
 
@@ -120,7 +123,9 @@ impl Pod {
         blocking("make pod", move || place::make(&made)).await?;
         let outcome = async {
             sandbox::note(&self.places, &self.id, &mut self.record, Phase::Making).await?;
+            fault::point("pod.intended");
             self.ips = sandbox::make(&self.rooms, &self.places, &self.id, &mut self.record).await?;
+            fault::point("pod.made");
             sandbox::note(&self.places, &self.id, &mut self.record, Phase::Made).await
         };
         if let Err(error) = outcome.await {
@@ -129,6 +134,7 @@ impl Pod {
             blocking("take back pod", move || place::remove(&dir).and(place::remove(&directory))).await.ok();
             return Err(error);
         }
+        fault::point("pod.recorded");
         info!(name = self.config.metadata.as_ref().map(|m| m.name.as_str()), ips = ?self.ips, "pod ready");
         self.publish();
         Ok(())
@@ -256,6 +262,7 @@ impl Pod {
                 )));
             }
         };
+        fault::point("container.starting");
         let status = match shim.start().await {
             Ok(status) => status,
             Err(fault) => {
@@ -267,6 +274,7 @@ impl Pod {
         if let Some(there) = self.containers.get_mut(id) {
             there.state = there.state.step(&status);
         }
+        fault::point("container.started");
         info!(container = %id, pid = status.pid, "container started");
         self.publish();
         Ok(())
@@ -365,6 +373,7 @@ impl Pod {
             Phase::Stopping | Phase::Stopped => Ok(()),
             Phase::Made | Phase::Making => {
                 sandbox::note(&self.places, &self.id, &mut self.record, Phase::Stopping).await?;
+                fault::point("pod.stopping");
                 self.publish();
                 Ok(())
             }
@@ -376,9 +385,11 @@ impl Pod {
             return Ok(());
         }
         sandbox::take_down(&self.rooms, &self.places, &self.id, &self.record).await?;
+        fault::point("pod.down");
         self.ips.clear();
         self.record.ips.clear();
         sandbox::note(&self.places, &self.id, &mut self.record, Phase::Stopped).await?;
+        fault::point("pod.stopped");
         info!("pod stopped");
         self.publish();
         Ok(())
@@ -390,7 +401,12 @@ impl Pod {
             self.forget(&id).await?;
         }
         let (dir, directory) = (self.places.pod_dir(&self.id), self.places.pod_record(&self.id));
-        blocking("remove pod", move || place::remove(&dir).and_then(|()| place::remove(&directory))).await?;
+        blocking("remove pod", move || {
+            place::remove(&dir)?;
+            fault::point("pod.erasing");
+            place::remove(&directory)
+        })
+        .await?;
         info!("pod removed");
         self.board.withdraw(&self.id);
         Ok(())
@@ -418,6 +434,7 @@ impl Pod {
             return;
         }
         info!(container = %id, exit_code = exit.exit_code, reason = reason(&exit), "container ended");
+        fault::point("container.ended");
         there.state = State::Exited { exit };
         there.shim = None;
         self.board.set_shim(id, None);

@@ -6,7 +6,7 @@ use std::{
 };
 
 use berth_cri::v1 as cri;
-use berth_launch::v1 as launch;
+use berth_launch::{fault, v1 as launch};
 use oci_spec::runtime::Spec;
 
 use super::{
@@ -108,6 +108,7 @@ pub async fn launch(
         Fault::Failed(failure) => image_volumes::explain(oci::explain(&failure), &failure, mounts),
         fault => told(fault),
     })?;
+    fault::point("container.born");
     record.set_phase(Phase::Made);
     record.uid = ready.uid;
     record.gid = ready.gid;
@@ -118,6 +119,7 @@ pub async fn launch(
         .map_err(|error| Error::new(Kind::Internal, "write", "OCI spec").because(error))?;
     let (directory, written) = (places.container_record(id), record.clone());
     blocking("record container", move || record::write(&directory, &written)).await?;
+    fault::point("container.recorded");
     Ok((shim, Arc::new(spec), ready))
 }
 
@@ -146,6 +148,7 @@ fn prepare(
             .map_err(|error| Error::io("give away", upper.display().to_string(), error))?;
     }
     record::write(&directory, record)?;
+    fault::point("container.intended");
     // A run before this one has left its exit.
     match std::fs::remove_file(directory.join(berth_launch::EXIT)) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -158,8 +161,10 @@ fn prepare(
         place::make(parent)?;
     }
     let snapshot = rooms.images.hold(&image.id, id.as_str())?;
+    fault::point("container.held");
     let image_volumes = image_volumes::hold(rooms, id, record, &dir.join("empty"))?;
     let group = rooms.cgroups.create(&record.cgroup_path, &resources::limits(&config, &options))?;
+    fault::point("container.grouped");
     let pin = |kind: &str| {
         let path = places.pin(pod_id, kind);
         path.exists().then_some(path)
@@ -249,9 +254,11 @@ pub async fn remove(
     let (dir, directory) = (places.container_dir(&id), places.container_record(&id));
     blocking("remove container", move || {
         let emptied = clear_cgroup(&rooms, &record.cgroup_path);
+        fault::point("container.emptied");
         let first = place::remove(&dir);
         let released = rooms.images.release(id.as_str());
         let released = released.and(image_volumes::release(&rooms, &id, &record));
+        fault::point("container.released");
         // The record goes last: as long as there is something, there is somebody who knows of it.
         let gone = emptied.and(first).and(released);
         match gone {

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use berth_cri::v1::{self as cri, NamespaceMode};
-use berth_launch::v1 as launch;
+use berth_launch::{fault, v1 as launch};
 
 use super::{
     Client, Rooms, blocking, clock,
@@ -55,6 +55,7 @@ async fn try_make(rooms: &Rooms, places: &Places, id: &PodId, record: &mut PodRe
         _ if loopback_only => None,
         _ => Some(rooms.network.attach(id, choice, &wish.ports).await?),
     };
+    fault::point("pod.attached");
     let link = match &attachment {
         Some(Attachment::Bridge { link, .. }) => Some((**link).clone()),
         Some(Attachment::Plugins(_)) | None => None,
@@ -73,6 +74,7 @@ async fn try_make(rooms: &Rooms, places: &Places, id: &PodId, record: &mut PodRe
     let owner = oci::users_of_pod(&config)?.map(|users| users.root());
     let plan = oci::sandbox_plan(&config, id.as_str(), places.pod_dir(id), link, cgroup)?;
     let ready = rooms.launcher.sandbox(&plan).await.map_err(told)?;
+    fault::point("pod.pinned");
     let ips = match attachment {
         Some(attachment) => rooms.network.plug(id, attachment, &places.pin(id, "net"), &wish).await?,
         None => Vec::new(),

@@ -2,6 +2,7 @@
 
 mod crash;
 mod disk;
+mod faults;
 mod found;
 mod shim;
 mod sweep;
