@@ -275,6 +275,7 @@ impl Pod {
             there.state = there.state.step(&status);
         }
         fault::point("container.started");
+        self.note_started(id).await;
         info!(container = %id, pid = status.pid, "container started");
         self.publish();
         Ok(())

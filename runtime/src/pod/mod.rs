@@ -18,6 +18,7 @@ mod image_volumes;
 mod place;
 mod ports;
 mod publish;
+mod reboot;
 mod record;
 mod recover;
 mod relabel;

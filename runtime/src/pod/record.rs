@@ -106,6 +106,9 @@ pub struct ContainerRecord {
     /// The ids of the images that are mounted, by position among the configuration's mounts; empty for the others.
     #[prost(string, repeated, tag = "30")]
     pub volume_images: Vec<String>,
+    /// It has been started: one that is always to run comes back after a reboot, unless an exit record says its end.
+    #[prost(bool, tag = "31")]
+    pub started: bool,
 }
 
 /// `oci::Options` as it is written.
@@ -178,6 +181,17 @@ impl OptionsRecord {
 }
 
 impl ContainerRecord {
+    /// Whether it is to run for ever, a reboot between.
+    pub fn runs_always(&self) -> bool {
+        let restart = self.options.as_ref().and_then(|options| options.restart).unwrap_or_default();
+        self.standalone.is_some() && restart.policy() == launch::restart::Policy::Always
+    }
+
+    /// Whether it is started again where no exit record is found after a reboot.
+    pub fn comes_back(&self) -> bool {
+        self.started && self.runs_always()
+    }
+
     /// Whether a request asks for what this record says, so that a retry after a lost answer gets the same container.
     pub fn answers(&self, request: &CreateContainer) -> bool {
         self.config.as_ref() == Some(&request.config)
@@ -191,6 +205,15 @@ pub fn write(directory: &Path, record: &impl Message) -> Result<()> {
     fs::write(&new, record.encode_to_vec())
         .and_then(|()| fs::rename(&new, &path))
         .map_err(|error| Error::io("write record", path.display().to_string(), error))
+}
+
+/// As `write`, and on the disk when it returns: after a power cut this is what there is to go by.
+pub fn write_durably(directory: &Path, record: &impl Message) -> Result<()> {
+    write(directory, record)?;
+    let sync = |path: &Path| fs::File::open(path).and_then(|file| file.sync_all());
+    sync(&directory.join("record"))
+        .and_then(|()| sync(directory))
+        .map_err(|error| Error::io("write record", directory.display().to_string(), error))
 }
 
 /// Reads the record of `directory`; none where there is none.

@@ -15,6 +15,7 @@ use super::{
     clock,
     container::{self, Container},
     place::{self, Places},
+    reboot,
     record::{self, ContainerRecord, Phase, PodRecord},
     sandbox,
     state::State,
@@ -78,6 +79,7 @@ pub async fn recover(rooms: Rooms) -> Result<Pods> {
             containers: Default::default(),
             me: me.clone(),
         };
+        let mut coming_back = Vec::new();
         for (id, record) in own {
             match record.phase() {
                 Phase::Making => {
@@ -87,6 +89,9 @@ pub async fn recover(rooms: Rooms) -> Result<Pods> {
                 Phase::Made | Phase::Stopping | Phase::Stopped => {
                     let found = find_again(&rooms, &places, &id, record, &boot_id).await?;
                     let ended = matches!(found.state, State::Exited { .. });
+                    if ended && comes_back(&places, &found, &boot_id) {
+                        coming_back.push(id.clone());
+                    }
                     pod.adopt(found);
                     if ended && pod.record.by() == Client::Standalone {
                         pod.close_ports(&id).await;
@@ -97,6 +102,9 @@ pub async fn recover(rooms: Rooms) -> Result<Pods> {
         pod.publish();
         let stopping = pod.record.phase() == Phase::Stopping;
         pod.run(commands);
+        for id in coming_back {
+            reboot::bring_back(me.clone(), id);
+        }
         if stopping {
             go_on_stopping(me);
         }
@@ -115,6 +123,12 @@ pub async fn recover(rooms: Rooms) -> Result<Pods> {
     let living = living.iter().filter(|pod| pod.state == super::PodState::Ready).map(|pod| pod.id.clone());
     rooms.network.look_after(living.collect());
     Ok(Pods(Arc::new(Node { rooms, places, board, tasks: Arc::new(tasks.into()) })))
+}
+
+/// One that is always to run, and nothing says that it was stopped before the machine was.
+fn comes_back(places: &Places, found: &Container, boot_id: &str) -> bool {
+    let rebooted = found.record.boot_id != boot_id;
+    rebooted && found.record.comes_back() && record::read_exit(&places.container_record(&found.id)).is_none()
 }
 
 /// What is on disk, readable.
@@ -222,6 +236,10 @@ async fn find_again(
             false => "the machine was started anew",
         };
         let exit = container::unseen(&written, why);
+        if written.boot_id != boot_id && written.comes_back() {
+            // Not written down: until it runs again every start of berthd tries.
+            return Ok(exit);
+        }
         if let Err(error) = record::write_exit(&directory, &exit) {
             warn!(container = written.id, %error, "exit record not written");
         }

@@ -4,5 +4,6 @@ mod crash;
 mod disk;
 mod faults;
 mod found;
+mod reboot;
 mod shim;
 mod sweep;
