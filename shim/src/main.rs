@@ -40,6 +40,7 @@ fn main() -> ExitCode {
         Some("dial") => dial(),
         Some("oneshot") => oneshot::create(),
         Some("oneshot-exec") => oneshot::exec(),
+        Some("signal") => oneshot::signal(),
         Some("--version") => {
             println!("berth-shim {} (launch protocol {})", env!("CARGO_PKG_VERSION"), berth_launch::VERSION);
             ExitCode::SUCCESS

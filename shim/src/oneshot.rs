@@ -44,6 +44,25 @@ pub fn exec() -> ExitCode {
     })
 }
 
+/// `berth-shim signal PIDFD NUMBER`, for the numbers that `berth oci` can't send itself.
+pub fn signal() -> ExitCode {
+    let mut numbers = std::env::args().skip(2).map(|word| word.parse::<i32>().ok());
+    let process = numbers.next().flatten().and_then(|number| kernel::exec::inherited(number).ok());
+    let wanted = numbers.next().flatten().and_then(kernel::signal::numbered);
+    let (Some(process), Some(wanted)) = (process, wanted) else {
+        eprintln!("berth-shim: signal takes the descriptor of a process and the number of a signal");
+        return ExitCode::from(2);
+    };
+    match rustix::process::pidfd_send_signal(&process, wanted) {
+        // Gone already is as good.
+        Ok(()) | Err(rustix::io::Errno::SRCH) => ExitCode::SUCCESS,
+        Err(errno) => {
+            eprintln!("berth-shim: send signal {}: {errno}", wanted.as_raw());
+            ExitCode::FAILURE
+        }
+    }
+}
+
 fn of_exec(plan: &OutsideExec) -> Vec<String> {
     let process = plan.exec.as_ref().and_then(|exec| exec.process.as_ref());
     process.map(needs::process).unwrap_or_default()

@@ -13,7 +13,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::{
     attach::{Input, Sink},
-    clock, group, launch,
+    clock, group, kernel, launch,
     run::{ExecRun, Run, exit_code},
     supervise::{Stage, Supervisor},
 };
@@ -242,5 +242,5 @@ fn signal(number: u32) -> Result<Signal, Failure> {
     let invalid =
         || Failure { errno: libc::EINVAL, ..refused(Step::Plan, &format!("{number} is no signal")) };
     let number = i32::try_from(number).map_err(|_| invalid())?;
-    Signal::from_named_raw(number).ok_or_else(invalid)
+    kernel::signal::numbered(number).ok_or_else(invalid)
 }

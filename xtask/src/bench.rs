@@ -6,11 +6,11 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::Value;
 
-use crate::{cargo, debian, demo, interrupt, private::Private, process};
+use crate::{cargo, debian, demo, interrupt, oci, private::Private, process};
 
 #[derive(Debug, Args)]
 pub struct Flags {
-    /// Only this one: start, exec or memory
+    /// Only this one: start, bridge, exec, memory or oci
     name: Option<String>,
     /// Where containerd, its shim and runc or crun are
     #[arg(long, value_name = "DIR")]
@@ -23,13 +23,17 @@ pub struct Flags {
     rounds: u32,
 }
 
+/// What is asked of a daemon over CRI.
 const NAMES: &[&str] = &["start", "bridge", "exec", "memory"];
+/// What needs none.
+const OCI: &str = "oci";
 
 pub fn run(flags: &Flags) -> Result<()> {
     let names: Vec<&str> = match &flags.name {
         None => NAMES.to_vec(),
         Some(name) if NAMES.contains(&name.as_str()) => vec![name],
-        Some(name) => bail!("no benchmark {name:?}; there are {}", NAMES.join(", ")),
+        Some(name) if name == OCI => Vec::new(),
+        Some(name) => bail!("no benchmark {name:?}; there are {}, {OCI}", NAMES.join(", ")),
     };
     if !rustix::process::geteuid().is_root() {
         bail!("benchmarks start containers, which takes root");
@@ -40,7 +44,25 @@ pub fn run(flags: &Flags) -> Result<()> {
     programs.extend(cargo::shim()?);
     interrupt::catch()?;
 
-    let private = Private::start(&programs, "bench")?;
+    let mut figures: Vec<Value> = Vec::new();
+    if !names.is_empty() {
+        figures.extend(over_cri(flags, &names, &programs)?);
+    }
+    if flags.name.as_deref().is_none_or(|name| name == OCI) {
+        let place = oci::Place::new(&programs)?;
+        figures.extend(oci::measure(&place, flags.peers.as_deref(), flags.rounds)?);
+    }
+    let figures = Value::Array(figures);
+    print!("{}", table(&figures));
+    if let Some(file) = &flags.json {
+        fs::write(file, figures.to_string()).with_context(|| format!("write {}", file.display()))?;
+    }
+    Ok(())
+}
+
+/// Measures a private berthd, and the peers' daemons, by one client.
+fn over_cri(flags: &Flags, names: &[&str], programs: &cargo::Programs) -> Result<Vec<Value>> {
+    let private = Private::start(programs, "bench")?;
     let archive = private.path("image.tar");
     demo::write_image(programs.path("fixture")?, &archive)?;
     let mut load = Command::new(private.path("bin/berth"));
@@ -59,20 +81,14 @@ pub fn run(flags: &Flags) -> Result<()> {
     for peer in &peers {
         client.arg("--runtime").arg(peer.runtime());
     }
-    let measured = process::output(client.args(&names));
+    let measured = process::output(client.args(names));
     if measured.is_err() {
         eprintln!("xtask: the end of berthd's log:\n{}", private.log());
         process::succeeds(Command::new(programs.path("demo")?).arg(private.address()).arg("--sweep"));
     }
     drop(peers);
     private.stop().iter().for_each(|line| eprintln!("xtask: cleaning up: {line}"));
-    let measured = measured?;
-    let figures: Value = serde_json::from_str(&measured).context("read what the client measured")?;
-    print!("{}", table(&figures));
-    if let Some(file) = &flags.json {
-        fs::write(file, &measured).with_context(|| format!("write {}", file.display()))?;
-    }
-    Ok(())
+    serde_json::from_str(&measured?).context("read what the client measured")
 }
 
 /// A line for each figure of each runtime; behind a peer's, how many times Berth's it is.

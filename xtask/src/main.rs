@@ -20,6 +20,7 @@ mod install;
 mod interrupt;
 mod kubernetes;
 mod leftovers;
+mod oci;
 mod peers;
 mod private;
 mod process;

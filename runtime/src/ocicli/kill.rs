@@ -7,6 +7,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use super::{
     Globals, groups,
     line::{Line, wrong},
+    shim,
     state::{Container, Status},
 };
 use crate::{Error, Kind, Result, error::Cause, oci};
@@ -65,7 +66,7 @@ fn signal(process: std::os::fd::BorrowedFd<'_>, number: u32, whose: &str) -> Res
     let signal = i32::try_from(number).ok().and_then(Signal::from_named_raw);
     let sent = match signal {
         Some(signal) => pidfd_send_signal(process, signal),
-        None => return Err(wrong("signal", format!("{number}: real-time signals can't be sent yet"))),
+        None => return shim::signal(process, number),
     };
     match sent {
         Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),

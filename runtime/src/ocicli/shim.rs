@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::{Read, Write},
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::PathBuf,
     process::Command,
 };
@@ -54,6 +54,19 @@ pub fn launch(mode: &str, plan: &impl Message) -> Result<Ready> {
             .because(Cause(format!("it lacks {}", lacking.features.join(", "))))),
         None => Err(Error::new(Kind::Internal, OP, shown())
             .because(Cause(format!("it left without a word, with {status}")))),
+    }
+}
+
+/// Has the shim send a signal that has no name: only there is the kernel asked for what no safe call has.
+pub fn signal(process: BorrowedFd<'_>, number: u32) -> Result<()> {
+    let failed = |error: std::io::Error| Error::io("send signal", number.to_string(), error);
+    rustix::io::fcntl_setfd(process, FdFlags::empty()).map_err(|errno| failed(errno.into()))?;
+    let words = ["signal".to_owned(), process.as_raw_fd().to_string(), number.to_string()];
+    let output = Command::new(program()?).args(words).env_clear().output().map_err(failed)?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(Error::new(Kind::Internal, "send signal", number.to_string())
+            .because(Cause(String::from_utf8_lossy(&output.stderr).trim().to_owned()))),
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::{mem::MaybeUninit, ptr::null_mut};
 
+use rustix::process::Signal;
+
 /// Gives every signal its default action and unblocks all: a new program expects that, SIGPIPE above all.
 pub fn reset() {
     for signal in 1..=64 {
@@ -14,6 +16,15 @@ pub fn reset() {
         libc::sigemptyset(set.as_mut_ptr());
         libc::sigprocmask(libc::SIG_SETMASK, set.as_ptr(), null_mut());
     }
+}
+
+/// The signal of a number, real-time ones too; none for what is no signal or is the C library's own.
+pub fn numbered(number: i32) -> Option<Signal> {
+    let real_time = || {
+        // SAFETY: the kernel has signals up to 64, and of the real-time ones glibc keeps 32 and 33 for itself.
+        (34..=64).contains(&number).then(|| unsafe { Signal::from_raw_unchecked(number) })
+    };
+    Signal::from_named_raw(number).or_else(real_time)
 }
 
 /// Ignores a signal.
@@ -38,4 +49,19 @@ pub fn wait_set(signal: i32) -> libc::sigset_t {
 pub fn wait(set: &libc::sigset_t) {
     // SAFETY: the set is initialised and outlives the call; no information is asked for.
     unsafe { libc::sigwaitinfo(set, null_mut()) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_are_named_or_real_time() {
+        for number in [1, 9, 15, 34, 37, 64] {
+            assert_eq!(numbered(number).map(Signal::as_raw), Some(number));
+        }
+        for number in [-1, 0, 32, 33, 65] {
+            assert_eq!(numbered(number), None, "{number}");
+        }
+    }
 }

@@ -212,6 +212,21 @@ fn kill_all_reaches_every_process() {
 }
 
 #[test]
+fn real_time_signals_are_sent_by_name_and_number() {
+    let oci = Oci::new();
+    for (word, number) in [("SIGRTMIN+3", 37), ("64", 64)] {
+        let mut config = oci.config("c1", &["sleep", "1000"]);
+        // In a PID namespace of its own init ends by no signal that it has no handler for.
+        config["linux"]["namespaces"].as_array_mut().unwrap().retain(|namespace| namespace["type"] != "pid");
+        oci.start("c1", &config);
+        oci.ok(&["kill", "c1", word]);
+        assert_eq!(oci.reap("c1"), 128 + number);
+        oci.ok(&["delete", "c1"]);
+    }
+    assert!(oci.refused(&["kill", "c1", "65"]).contains("exist"));
+}
+
+#[test]
 fn list_and_ps_name_what_is_there() {
     let oci = Oci::new();
     oci.start("b", &oci.config("b", &["sleep", "1000"]));
