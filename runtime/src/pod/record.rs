@@ -8,7 +8,7 @@ use berth_launch::v1 as launch;
 use prost::Message;
 
 use super::{Client, CreateContainer};
-use crate::{Error, Kind, Result, oci};
+use crate::{Error, Kind, Result, error::Cause, oci};
 
 pub const VERSION: u32 = 1;
 
@@ -228,9 +228,25 @@ pub fn read<R: Message + Default>(directory: &Path) -> Result<Option<R>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(Error::io("read record", shown(), error)),
     };
-    R::decode(bytes.as_slice())
-        .map(Some)
-        .map_err(|error| Error::new(Kind::Invalid, "read record", shown()).because(error))
+    let torn = |error| {
+        Error::new(Kind::Invalid, "read record", shown()).because(error).hint(
+            "restore the file, or move its directory away; what it names is left alone until berthd is started again",
+        )
+    };
+    let Stamp { version } = Stamp::decode(bytes.as_slice()).map_err(torn)?;
+    if version > VERSION {
+        return Err(Error::new(Kind::Invalid, "read record", shown())
+            .because(Cause(format!("it has version {version}, this berthd knows {VERSION}")))
+            .hint("it was written by a newer berthd: start that one again"));
+    }
+    R::decode(bytes.as_slice()).map(Some).map_err(torn)
+}
+
+/// What every record begins with.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Stamp {
+    #[prost(uint32, tag = "1")]
+    version: u32,
 }
 
 /// Reads the shim's exit record; none where there is none, or none that can be understood.
@@ -260,5 +276,9 @@ mod tests {
         fs::write(dir.path().join("record"), [0xff, 0xff]).unwrap();
         assert_eq!(read::<PodRecord>(dir.path()).unwrap_err().kind, Kind::Invalid);
         assert!(dir.path().join("record").exists());
+        let newer = PodRecord { version: VERSION + 1, ..Default::default() };
+        write(dir.path(), &newer).unwrap();
+        let told = read::<PodRecord>(dir.path()).unwrap_err().chain();
+        assert!(told.contains("newer berthd"), "{told}");
     }
 }

@@ -30,6 +30,24 @@ fn a_record_that_cannot_be_read_is_kept_and_does_not_stop_the_daemon() {
 }
 
 #[test]
+fn a_record_of_a_newer_berthd_is_kept_and_told() {
+    let mut daemon = Daemon::with_fixture();
+    let pod = daemon.plain_pod("newer");
+    daemon.kill9();
+    let record = daemon.root().join("pods").join(&pod.id).join("record");
+    let right = fs::read(&record).unwrap();
+    // The last field of a number that comes twice is the one that counts: version 99.
+    fs::write(&record, [&right[..], &[0x08, 99]].concat()).unwrap();
+    daemon.up();
+    assert!(daemon.log().contains("start that one again"), "what to do is told");
+    assert!(daemon.list_pods(cri::PodSandboxFilter::default()).is_empty());
+    daemon.kill9();
+    fs::write(&record, &right).unwrap();
+    daemon.up();
+    assert_eq!(daemon.pod_status(&pod.id).unwrap().state(), cri::PodSandboxState::SandboxReady);
+}
+
+#[test]
 fn what_nobody_owns_is_swept() {
     let mut daemon = Daemon::with_fixture();
     let pod = daemon.plain_pod("swept");
