@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn what_is_no_flag_or_lacks_its_value_is_refused() {
-        for text in ["--bundel x", "--bundle", "-x", "--all=maybe"] {
+        for text in ["--bundles x", "--bundle", "-x", "--all=maybe"] {
             assert!(parse(FLAGS, Order::Anywhere, &words(text)).is_err(), "{text}");
         }
         assert!(Line::default().id().is_err());

@@ -20,6 +20,8 @@ use crate::{cargo, debian, install, process};
 
 /// The file that tests append a line `skipped: NAME: reason` to.
 const SKIPS: &str = "BERTH_SKIPS";
+/// Every suite but `kubelet`, which is a stage of its own and asks for a feature: cargo takes a glob, but no exceptions.
+const SUITES: &str = "[!k]*";
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long output may go on after the tests have ended.
 const GRACE: Duration = Duration::from_secs(3);
@@ -48,7 +50,7 @@ pub fn host() -> Result<Tally> {
     // berthd looks for its shim beside itself: there the shim as it is shipped belongs, not the one for debugging.
     install::place(shim, &here.join("berth-shim"))?;
     let environment = [("BERTH_PROGRAMS", here), ("BERTH_FIXTURE", programs.path("fixture")?)];
-    suite(&["--workspace", "--test", "*"], &environment)
+    suite(&["--workspace", "--test", SUITES], &environment)
 }
 
 /// On cgroup v2 with systemd and AppArmor, in a VM that is booted once.
@@ -142,6 +144,17 @@ mod tests {
     fn read_script(script: &str) -> Tally {
         // Not shown: whoever counts our own tests would count these.
         read(Command::new("sh").args(["-c", script]), "the script", &mut io::sink()).unwrap()
+    }
+
+    #[test]
+    fn only_the_kubelets_suite_is_left_out() {
+        let left_out = ["tests/tests", "rootfs-fixtures/tests"].into_iter().flat_map(|under| {
+            let entries = fs::read_dir(cargo::root().join(under)).unwrap();
+            entries
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                .filter(|name| name.starts_with('k'))
+        });
+        assert_eq!(left_out.collect::<Vec<_>>(), ["kubelet"]);
     }
 
     #[test]
