@@ -47,8 +47,14 @@ pub struct Registry {
     pub plain_http: Vec<String>,
     /// PEM files trusted beside the system's.
     pub ca_files: Vec<PathBuf>,
-    /// Seconds without a byte before a transfer is given up.
+    /// Trees of `hosts.toml` as containerd has them; the first that knows a registry wins.
+    pub config_path: Vec<PathBuf>,
+    /// Docker's `config.json`; empty: what `REGISTRY_AUTH_FILE` names, if anything.
+    pub auth_file: PathBuf,
+    /// Seconds after which a transfer that is too slow is given up.
     pub stall_seconds: u32,
+    /// What is too slow.
+    pub stall_bytes_per_second: u32,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
@@ -112,7 +118,10 @@ impl Default for Registry {
             short_name_prefix: "docker.io/library/".into(),
             plain_http: Vec::new(),
             ca_files: Vec::new(),
+            config_path: vec!["/etc/berth/certs.d".into()],
+            auth_file: PathBuf::new(),
             stall_seconds: 30,
+            stall_bytes_per_second: 1024,
         }
     }
 }

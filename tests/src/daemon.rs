@@ -1,6 +1,7 @@
 //! A private berthd: started in a place of its own, killed or restarted by tests, and cleared away with a leak check.
 
 use std::{
+    ffi::OsString,
     fs::{self, File},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
@@ -78,6 +79,7 @@ impl Daemon {
             .env("BERTH_TESTS_PLACE", &self.place.name)
             .env_remove("NOTIFY_SOCKET")
             .envs(self.fault.take().map(|fault| ("BERTH_FAULT", fault)))
+            .env("PATH", self.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -209,6 +211,21 @@ impl Daemon {
         self.place.dir.join("cni/cache")
     }
 
+    /// Where its hosts.toml are looked for; a test makes it.
+    pub fn certs_dir(&self) -> PathBuf {
+        self.place.dir.join("certs.d")
+    }
+
+    /// Its config.json; a test writes it.
+    pub fn auth_file(&self) -> PathBuf {
+        self.place.dir.join("config.json")
+    }
+
+    /// Where docker's credential helpers of the test's own are found first.
+    pub fn helper_dir(&self) -> PathBuf {
+        self.place.dir.join("helpers")
+    }
+
     /// The last of what it logged.
     pub fn log_tail(&self) -> String {
         let text = fs::read(self.log_path()).unwrap_or_default();
@@ -228,6 +245,13 @@ impl Daemon {
 
     pub(crate) fn tokio(&self) -> &Runtime {
         &self.tokio
+    }
+
+    fn path(&self) -> OsString {
+        let own = self.helper_dir();
+        let rest = std::env::var_os("PATH").unwrap_or_default();
+        std::env::join_paths(std::iter::once(own).chain(std::env::split_paths(&rest)))
+            .expect("no colon in it")
     }
 
     fn config_path(&self) -> PathBuf {
@@ -254,6 +278,8 @@ cgroup_parent = {parent:?}
 
 [registry]
 ca_files = [{ca_files}]
+config_path = [{certs_dir:?}]
+auth_file = {auth_file:?}
 stall_seconds = {stall}
 
 [network]
@@ -273,6 +299,8 @@ table = {table:?}
             shim = program("berth-shim"),
             parent = place.cgroup_parent,
             ca_files = ca_files.join(", "),
+            certs_dir = self.certs_dir(),
+            auth_file = self.auth_file(),
             conf_dir = self.cni_conf_dir(),
             bin_dirs = [self.cni_bin_dir(), crate::cni::plugins()],
             cache_dir = self.cni_cache_dir(),

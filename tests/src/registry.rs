@@ -29,7 +29,12 @@ pub enum Transport {
     Http,
     /// With a certificate of its own making.
     Https,
+    /// HTTP for joe with the password secret, and nobody else.
+    Private,
 }
+
+/// joe:secret by bcrypt, cheaply.
+const USERS: &str = "joe:$2b$04$rvLAzFQv.oWwwLzvfVs/Te.4ySirEluF7PzylnA287f.rOMhfKt3u\n";
 
 impl Registry {
     /// Starts one; None, and the test is skipped, where docker-registry or skopeo is not installed.
@@ -89,6 +94,9 @@ impl Registry {
             "--preserve-digests",
             "--dest-tls-verify=false",
         ]);
+        if self.transport == Transport::Private {
+            skopeo.args(["--dest-creds", "joe:secret"]);
+        }
         skopeo.arg(format!("oci:{}:pushed", source.display()));
         skopeo.arg(format!("docker://{}", self.reference(name)));
         let output = skopeo.output().expect("run skopeo");
@@ -129,6 +137,11 @@ fn spawn(dir: &Path, port: u16, transport: Transport) -> Child {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&storage).expect("make the storage");
     let tls = match transport {
         Transport::Http => String::new(),
+        Transport::Private => {
+            let users = dir.join("users");
+            fs::write(&users, USERS).expect("write the registry's users");
+            format!("auth:\n  htpasswd:\n    realm: test\n    path: {}\n", users.display())
+        }
         Transport::Https => format!(
             "  tls:\n    certificate: {}\n    key: {}\n",
             dir.join("certificate.pem").display(),

@@ -49,10 +49,11 @@ pub(super) enum Challenge {
 impl Credentials {
     /// # Errors
     /// `Invalid` for an `auth` that is not `user:password` in base64.
-    pub(super) fn for_registry(auth: Option<&Auth>, registry: &str) -> Result<Self> {
+    pub(super) fn from_auth(auth: Option<&Auth>, registry: &str) -> Result<Self> {
         let Some(auth) = auth else { return Ok(Self::Anonymous) };
         // The kubelet passes what it has; a password goes to the server it is for.
-        if !auth.server_address.is_empty() && !same_server(&auth.server_address, registry) {
+        if !auth.server_address.is_empty() && canonical_host(&auth.server_address) != canonical_host(registry)
+        {
             return Ok(Self::Anonymous);
         }
         if !auth.registry_token.is_empty() {
@@ -93,16 +94,14 @@ pub(super) fn secret(text: &str) -> Option<HeaderValue> {
     Some(value)
 }
 
-fn same_server(address: &str, registry: &str) -> bool {
-    let host = |text: &str| {
-        let text = text.split_once("://").map_or(text, |(_, rest)| rest);
-        let text = text.split('/').next().unwrap_or_default().to_ascii_lowercase();
-        match text.as_str() {
-            "index.docker.io" | "registry-1.docker.io" => "docker.io".to_owned(),
-            _ => text,
-        }
-    };
-    host(address) == host(registry)
+/// The host of an address, docker's own under its one name.
+pub(super) fn canonical_host(address: &str) -> String {
+    let text = address.split_once("://").map_or(address, |(_, rest)| rest);
+    let text = text.split('/').next().unwrap_or_default().to_ascii_lowercase();
+    match text.as_str() {
+        "index.docker.io" | "registry-1.docker.io" => "docker.io".to_owned(),
+        _ => text,
+    }
 }
 
 /// The challenge we can answer best.
@@ -197,20 +196,20 @@ mod tests {
     #[test]
     fn credentials_come_from_whichever_field_is_filled_and_only_for_their_server() {
         let auth = Auth { auth: STANDARD.encode("joe:se:cret\0"), ..Auth::default() };
-        assert_eq!(Credentials::for_registry(Some(&auth), "r.io").unwrap(), password("joe", "se:cret"));
+        assert_eq!(Credentials::from_auth(Some(&auth), "r.io").unwrap(), password("joe", "se:cret"));
         let auth = Auth { username: "joe".into(), password: "x".into(), ..Auth::default() };
-        assert_eq!(Credentials::for_registry(Some(&auth), "r.io").unwrap(), password("joe", "x"));
+        assert_eq!(Credentials::from_auth(Some(&auth), "r.io").unwrap(), password("joe", "x"));
         for (server, registry, fits) in [
             ("https://index.docker.io/v1/", "docker.io", true),
             ("r.io:5000", "r.io:5000", true),
             ("https://r.io", "evil.io", false),
         ] {
             let auth = Auth { server_address: server.into(), ..auth.clone() };
-            let found = Credentials::for_registry(Some(&auth), registry).unwrap();
+            let found = Credentials::from_auth(Some(&auth), registry).unwrap();
             assert_eq!(found != Credentials::Anonymous, fits, "{server}");
         }
         let auth = Auth { auth: "???".into(), ..Auth::default() };
-        assert!(Credentials::for_registry(Some(&auth), "r.io").is_err());
+        assert!(Credentials::from_auth(Some(&auth), "r.io").is_err());
         assert!(!format!("{:?}", password("joe", "secret")).contains("secret"));
     }
 

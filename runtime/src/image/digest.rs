@@ -79,6 +79,17 @@ impl Meter {
         self.bytes += bytes.len() as u64;
     }
 
+    /// Takes all that a reader has.
+    pub(super) fn read(&mut self, from: &mut impl Read) -> io::Result<()> {
+        let mut buffer = vec![0; 256 << 10];
+        loop {
+            match from.read(&mut buffer)? {
+                0 => return Ok(()),
+                count => self.update(&buffer[..count]),
+            }
+        }
+    }
+
     pub(super) fn digest(self) -> Digest {
         Digest(hex::encode(self.hash.finalize()))
     }

@@ -1,9 +1,12 @@
-//! Fetches one layer's blob: streamed to disk, hashed on the way, resumed where a connection broke.
+//! Fetches one layer's blob: streamed to disk, hashed on the way, resumed where a connection or the daemon broke off.
+//!
+//! What came so far is a file under `partial/`. It stays after a failure of the network, and goes when its content is wrong
+//! or the disk is full.
 
 use std::{
-    fs::File,
-    io::Write,
-    path::PathBuf,
+    fs::{self, File},
+    io::{Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -14,6 +17,7 @@ use tokio::{
     time::sleep,
 };
 use tokio_util::bytes::Bytes;
+use tracing::info;
 
 use super::{
     Phase,
@@ -42,20 +46,51 @@ struct Transfer<'a> {
 }
 
 impl Session {
-    /// Writes the blob to the new file `to`, checked against size and digest; gives up at the stop.
+    /// Writes the blob to `to`, checked against size and digest; gives up at the stop.
     pub(super) async fn fetch_layer(
         &self,
         descriptor: &Descriptor,
-        to: PathBuf,
+        to: &Path,
         watchers: &Watchers,
         mut stop: watch::Receiver<bool>,
     ) -> Result<()> {
+        let (path, size) = (to.to_owned(), descriptor.size);
+        let (file, meter) = blocking("open layer", move || open(&path, size)).await?;
+        let resumed = meter.bytes;
+        if resumed > 0 {
+            info!(layer = %descriptor.digest, bytes = resumed, "layer resumed");
+        }
+        let fetched = self.fetch_into(file, meter, to, descriptor, watchers, &mut stop).await;
+        let Err(error) = fetched else { return Ok(()) };
+        if matches!(error.kind, Kind::Unavailable | Kind::Cancelled | Kind::Denied | Kind::NotFound) {
+            return Err(error);
+        }
+        let path = to.to_owned();
+        blocking("remove layer", move || remove(&path)).await?;
+        // What an earlier pull left may be what is wrong.
+        if error.kind == Kind::Invalid && resumed > 0 {
+            return Box::pin(self.fetch_layer(descriptor, to, watchers, stop)).await;
+        }
+        Err(error)
+    }
+
+    /// Fetches what the file has not yet.
+    async fn fetch_into(
+        &self,
+        file: File,
+        meter: Meter,
+        to: &Path,
+        descriptor: &Descriptor,
+        watchers: &Watchers,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Result<()> {
         let (sink, chunks) = mpsc::channel(AHEAD);
-        let writing = tokio::spawn(blocking("write layer", move || write(chunks, to)));
-        let mut transfer = Transfer { descriptor, sink, watchers, bytes: 0, told: Instant::now() };
-        watchers.layer(descriptor, 0, Phase::Fetching);
+        let (bytes, path) = (meter.bytes, to.to_owned());
+        let writing = tokio::spawn(blocking("write layer", move || write(chunks, file, meter, path)));
+        let mut transfer = Transfer { descriptor, sink, watchers, bytes, told: Instant::now() };
+        watchers.layer(descriptor, bytes, Phase::Fetching);
         let fetched = tokio::select! {
-            () = install::stopped(&mut stop) => Err(install::interrupted(descriptor)),
+            () = install::stopped(stop) => Err(install::interrupted(descriptor)),
             fetched = self.fetch(&mut transfer) => fetched,
         };
         drop(transfer);
@@ -76,12 +111,16 @@ impl Session {
             let progressed = transfer.bytes > before;
             barren = if progressed { 1 } else { barren + 1 };
             failures += 1;
-            match failure {
-                Failure::Passing(_) if barren < BARREN_MAX && failures < FAILURES_MAX => {}
-                Failure::Stalled(_) if progressed && stalls + 1 < STALLS_MAX => stalls += 1,
+            let wait = match failure {
+                Failure::Passing(_) if barren < BARREN_MAX && failures < FAILURES_MAX => backoff(barren),
+                Failure::Later(_, wait) if barren < BARREN_MAX && failures < FAILURES_MAX => wait,
+                Failure::Stalled(_) if progressed && stalls + 1 < STALLS_MAX => {
+                    stalls += 1;
+                    backoff(barren)
+                }
                 failure => return Err(failure.into()),
-            }
-            sleep(backoff(barren)).await;
+            };
+            sleep(wait).await;
         }
     }
 
@@ -94,7 +133,8 @@ impl Session {
         let mut response = self.get(&format!("blobs/{digest}"), from).await?;
         // A server without ranges sends all of it again: pass over what we have.
         let mut passed_over = starts_at(&response, transfer)?;
-        while let Some(mut chunk) = self.patiently(response.chunk()).await? {
+        let mut pace = self.pace();
+        while let Some(mut chunk) = self.chunk(&mut response, &mut pace).await? {
             let over = usize::try_from(transfer.bytes - passed_over).unwrap_or(usize::MAX).min(chunk.len());
             passed_over += over as u64;
             let chunk = chunk.split_off(over);
@@ -163,10 +203,26 @@ fn starts_at(response: &Response, transfer: &Transfer<'_>) -> Result<u64, Failur
     }
 }
 
-fn write(mut chunks: mpsc::Receiver<Bytes>, to: PathBuf) -> Result<Meter> {
-    let fail = |error| Error::io("write layer", to.display().to_string(), error);
-    let mut file = File::create_new(&to).map_err(fail)?;
+/// Opens what came of the blob so far, hashed, to be written on behind it.
+fn open(path: &Path, size: u64) -> Result<(File, Meter)> {
+    let fail = |error| Error::io("open layer", path.display().to_string(), error);
+    let mut file =
+        File::options().read(true).write(true).create(true).truncate(false).open(path).map_err(fail)?;
     let mut meter = Meter::default();
+    if file.metadata().map_err(fail)?.len() > size {
+        file.set_len(0).map_err(fail)?;
+    }
+    meter.read(&mut file).map_err(fail)?;
+    file.seek(SeekFrom::Start(meter.bytes)).map_err(fail)?;
+    Ok((file, meter))
+}
+
+fn remove(path: &Path) -> Result<()> {
+    fs::remove_file(path).map_err(|error| Error::io("remove", path.display().to_string(), error))
+}
+
+fn write(mut chunks: mpsc::Receiver<Bytes>, mut file: File, mut meter: Meter, to: PathBuf) -> Result<Meter> {
+    let fail = |error| Error::io("write layer", to.display().to_string(), error);
     while let Some(chunk) = chunks.blocking_recv() {
         meter.update(&chunk);
         file.write_all(&chunk).map_err(fail)?;

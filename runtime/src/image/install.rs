@@ -18,7 +18,7 @@ use super::{
     document::{self, Descriptor, Manifest},
     layers::{self, Bench, Claimed, Lease},
     names::Naming,
-    registry::Session,
+    route::Route,
     store::Inner,
 };
 use crate::{Error, Kind, Result};
@@ -42,7 +42,7 @@ pub(super) struct Offer {
 /// Where the layers' blobs are.
 #[derive(Debug, Clone)]
 pub(super) enum Source {
-    Registry(Arc<Session>),
+    Registry(Arc<Route>),
     /// Blobs by their digest's path in the tree.
     Tree(Arc<Tree>),
 }
@@ -191,7 +191,15 @@ async fn layer(
     };
     let bench = blocking("make layer", move || Bench::new(claim)).await?;
     let brought = match source {
-        Source::Registry(session) => session.fetch_layer(descriptor, bench.blob(), watchers, stop).await,
+        Source::Registry(route) => {
+            let partial = inner.partial(&descriptor.digest, diff_id);
+            let fetched = route.fetch_layer(descriptor, &partial, watchers, stop).await;
+            let to = bench.blob();
+            fetched.and_then(|()| {
+                std::fs::rename(&partial, &to)
+                    .map_err(|error| Error::io("rename", partial.display().to_string(), error))
+            })
+        }
         Source::Tree(tree) => {
             let (tree, descriptor, to) = (Arc::clone(tree), descriptor.clone(), bench.blob());
             blocking("copy layer", move || copy_blob(&tree, &descriptor, to)).await

@@ -17,7 +17,7 @@ use super::{
     digest::Digest,
     install::{self, Offer, Source, Watchers},
     reference::{Reference, Version},
-    registry::Session,
+    route::Route,
     store::Inner,
 };
 use crate::{Error, Kind, Result, error::Cause};
@@ -97,19 +97,19 @@ async fn fetch(
     request: &PullRequest,
     watchers: &Watchers,
 ) -> Result<Image> {
-    let session = Arc::new(Session::open(reference, request, &inner.config).await?);
-    let resolved = session.resolve().await?;
+    let route = Arc::new(Route::new(reference, request, &inner.config).await?);
+    let resolved = route.resolve().await?;
     watchers.tell(&Progress::Resolved { digest: resolved.digest.to_string() });
     let config = match present_config(inner, &resolved.manifest.config.digest).await {
         Some(bytes) => bytes,
-        None => session.config(&resolved.manifest.config).await?,
+        None => route.config(&resolved.manifest.config).await?,
     };
     let mut offer = Offer::new(resolved.bytes, resolved.manifest, config)?;
     if let Version::Tag(_) = &reference.version {
         offer.tags.push(reference.to_string());
     }
     offer.digests.push(reference.with_digest(&resolved.digest));
-    install::install(inner, offer, Source::Registry(session), watchers).await
+    install::install(inner, offer, Source::Registry(route), watchers).await
 }
 
 /// The config, if an image that is here has it.

@@ -1,26 +1,28 @@
-//! Speaks the distribution protocol to one repository of one registry, for one pull.
+//! Speaks the distribution protocol to one repository at one host, for one pull.
 
 use std::{
-    net::IpAddr,
     sync::{Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant, SystemTime},
 };
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use reqwest::{Client, Response, Url};
 use tokio::time::{sleep, timeout};
+use tokio_util::bytes::Bytes;
 
 use super::{
-    PullRequest,
     auth::{self, Challenge, Credentials},
-    client::{self, Reach},
+    client::{self, Trust},
     digest::Digest,
     document::{
         DOCKER_INDEX, DOCKER_MANIFEST, DOCUMENT_MAX_BYTES, Descriptor, Document, Manifest, OCI_INDEX,
         OCI_MANIFEST,
     },
+    hosts::{Host, Role, Speech},
     install::blocking,
+    pace::Pace,
     reference::{Reference, Version},
+    remedy,
 };
 use crate::{Error, Kind, Result, config, error::Cause};
 
@@ -28,21 +30,30 @@ const OP: &str = "ask registry";
 /// A request and three more.
 const ATTEMPTS: u32 = 4;
 const BACKOFF: Duration = Duration::from_millis(200);
+/// How long a registry may ask us to wait.
+const WAIT_MAX: Duration = Duration::from_secs(60);
 /// How long a loopback registry may take to refuse https.
 const PROBE: Duration = Duration::from_secs(3);
 const INDEX_DEPTH_MAX: u32 = 3;
+const REDIRECTS_MAX: usize = 10;
 
-/// A conversation with a repository.
+/// A conversation with a repository at one host.
 #[derive(Debug)]
 pub(super) struct Session {
+    host: Host,
     client: Client,
+    /// For where we are sent to: shows no client certificate.
+    outside: Client,
     /// `https://host/v2/name/`.
     base: Url,
     reference: Reference,
     credentials: Credentials,
+    /// Why there may be no better credentials.
+    remark: Option<String>,
     /// What the last challenge was answered with.
     authorization: Mutex<Option<HeaderValue>>,
-    pub(super) stall: Duration,
+    stall: Duration,
+    least: u32,
 }
 
 /// Why a request did not give what it was to give.
@@ -50,7 +61,9 @@ pub(super) struct Session {
 pub(super) enum Failure {
     /// Worth another try.
     Passing(Error),
-    /// No byte for too long.
+    /// The same, but not before.
+    Later(Error, Duration),
+    /// No byte for too long, or too few.
     Stalled(Error),
     Lasting(Error),
 }
@@ -58,12 +71,15 @@ pub(super) enum Failure {
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::Passing(error) | Failure::Stalled(error) | Failure::Lasting(error) => error,
+            Failure::Passing(error)
+            | Failure::Later(error, _)
+            | Failure::Stalled(error)
+            | Failure::Lasting(error) => error,
         }
     }
 }
 
-/// A manifest for this host, and under which digest it was asked for.
+/// A manifest for this machine, and under which digest it was asked for.
 #[derive(Debug)]
 pub(super) struct Resolved {
     pub(super) digest: Digest,
@@ -72,44 +88,49 @@ pub(super) struct Resolved {
 }
 
 impl Session {
-    /// Finds out how the registry is spoken to.
+    /// Finds out how the host is spoken to.
     pub(super) async fn open(
+        host: &Host,
+        credentials: Credentials,
+        remark: Option<String>,
         reference: &Reference,
-        request: &PullRequest,
         config: &config::Registry,
     ) -> Result<Self> {
-        let credentials = Credentials::for_registry(request.auth.as_ref(), &reference.registry)?;
-        let host = match reference.registry.as_str() {
-            "docker.io" => "registry-1.docker.io",
-            other => other,
-        };
-        let reach = if is_loopback(host) { Reach::Loopback } else { Reach::Network };
-        let settings = config.clone();
-        let client = blocking("prepare registry client", move || client::client(&settings, reach)).await?;
-        let base = |scheme: &str| {
-            Url::parse(&format!("{scheme}://{host}/v2/{}/", reference.repository))
-                .map_err(|error| Error::new(Kind::Invalid, OP, host).because(error))
-        };
-        let plain = request.plain_http || config.plain_http.contains(&reference.registry);
-        let base = match (plain, reach) {
-            (true, _) => base("http")?,
-            (false, Reach::Network) => base("https")?,
-            (false, Reach::Loopback) => {
-                let https = base("https")?;
-                if speaks_https(&client, &https).await { https } else { base("http")? }
-            }
-        };
+        let (settings, asked) = (config.clone(), host.clone());
+        let (client, outside) = blocking("prepare registry client", move || {
+            let client = client::client(&settings, &asked.trust, &asked.base, asked.connect)?;
+            let outside = match asked.trust.client {
+                None => client.clone(),
+                Some(_) => {
+                    let trust = Trust { client: None, ..asked.trust.clone() };
+                    client::client(&settings, &trust, &asked.base, asked.connect)?
+                }
+            };
+            Ok((client, outside))
+        })
+        .await?;
+        let mut root = host.base.clone();
+        if host.speech == Speech::Untold && !speaks_https(&client, &root).await {
+            root.set_scheme("http").map_err(|()| Error::new(Kind::Internal, OP, root.to_string()))?;
+        }
+        let base = root
+            .join(&format!("{}/", reference.repository))
+            .map_err(|error| Error::new(Kind::Invalid, OP, host.name()).because(error))?;
         Ok(Self {
+            host: host.clone(),
             client,
+            outside,
             base,
             reference: reference.clone(),
             credentials,
+            remark,
             authorization: Mutex::new(None),
             stall: Duration::from_secs(u64::from(config.stall_seconds.max(1))),
+            least: config.stall_bytes_per_second,
         })
     }
 
-    /// Gets the manifest for this host, through indexes.
+    /// Gets the manifest for this machine, through indexes.
     pub(super) async fn resolve(&self) -> Result<Resolved> {
         let wanted = match &self.reference.version {
             Version::Tag(tag) => tag.clone(),
@@ -160,6 +181,7 @@ impl Session {
             match read.await {
                 Ok(bytes) => return Ok(bytes),
                 Err(Failure::Passing(_)) if tried < ATTEMPTS => sleep(backoff(tried)).await,
+                Err(Failure::Later(_, wait)) if tried < ATTEMPTS => sleep(wait).await,
                 Err(failure) => return Err(failure.into()),
             }
         }
@@ -170,7 +192,8 @@ impl Session {
             return Err(Failure::Lasting(too_big(object)));
         }
         let mut bytes = Vec::new();
-        while let Some(chunk) = self.patiently(response.chunk()).await? {
+        let mut pace = self.pace();
+        while let Some(chunk) = self.chunk(&mut response, &mut pace).await? {
             if (bytes.len() + chunk.len()) as u64 > max {
                 return Err(Failure::Lasting(too_big(object)));
             }
@@ -181,11 +204,15 @@ impl Session {
 
     /// Sends a GET below the repository, answering a challenge if one comes; gives a success only.
     pub(super) async fn get(&self, path: &str, from: Option<u64>) -> Result<Response, Failure> {
-        let url = self.base.join(path).map_err(|error| {
+        let mut url = self.base.join(path).map_err(|error| {
             Failure::Lasting(Error::new(Kind::Invalid, OP, path.to_owned()).because(error))
         })?;
-        let response = self.send(&url, from).await?;
-        if response.status() != StatusCode::UNAUTHORIZED {
+        if self.host.role == Role::Mirror {
+            url.query_pairs_mut().append_pair("ns", &self.reference.registry);
+        }
+        let response = self.follow(&url, from).await?;
+        let ours = response.url().origin() == self.base.origin();
+        if response.status() != StatusCode::UNAUTHORIZED || !ours {
             return self.judge(response, path).await;
         }
         let Some(challenge) = auth::challenge(response.headers().get_all(header::WWW_AUTHENTICATE).iter())
@@ -196,12 +223,29 @@ impl Session {
             Some(value) => *self.authorization.lock().unwrap_or_else(PoisonError::into_inner) = Some(value),
             None => return self.judge(response, path).await,
         }
-        let response = self.send(&url, from).await?;
+        let response = self.follow(&url, from).await?;
         self.judge(response, path).await
     }
 
+    /// Sends a GET and goes where it is sent. What says who we are goes to the host itself only.
+    async fn follow(&self, url: &Url, from: Option<u64>) -> Result<Response, Failure> {
+        let mut url = url.clone();
+        for _ in 0..=REDIRECTS_MAX {
+            let response = self.send(&url, from).await?;
+            let Some(next) = redirect(&response) else { return Ok(response) };
+            let next = next.map_err(|cause| Failure::Lasting(self.unavailable(cause)))?;
+            if url.scheme() == "https" && next.scheme() != "https" {
+                let cause = "it redirects from https to http".to_owned();
+                return Err(Failure::Lasting(self.unavailable(cause)));
+            }
+            url = next;
+        }
+        Err(Failure::Lasting(self.unavailable("too many redirects".into())))
+    }
+
     async fn send(&self, url: &Url, from: Option<u64>) -> Result<Response, Failure> {
-        let mut headers = HeaderMap::new();
+        let ours = url.origin() == self.base.origin();
+        let mut headers = if ours { self.host.headers.clone() } else { HeaderMap::new() };
         if url.path().contains("/manifests/") {
             let accept = [OCI_INDEX, OCI_MANIFEST, DOCKER_INDEX, DOCKER_MANIFEST].join(", ");
             headers.insert(header::ACCEPT, HeaderValue::from_str(&accept).expect("media types are ASCII"));
@@ -211,10 +255,11 @@ impl Session {
             headers.insert(header::RANGE, range);
         }
         let authorization = self.authorization.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(value) = authorization {
+        if let Some(value) = authorization.filter(|_| ours) {
             headers.insert(header::AUTHORIZATION, value);
         }
-        self.patiently(self.client.request(Method::GET, url.clone()).headers(headers).send()).await
+        let client = if ours { &self.client } else { &self.outside };
+        self.patiently(client.request(Method::GET, url.clone()).headers(headers).send()).await
     }
 
     /// The value for Authorization; None when we have no credentials of the kind.
@@ -230,10 +275,10 @@ impl Session {
         let challenge = (realm.as_str(), service.as_deref(), scope.as_str());
         let asked =
             auth::token_request(&self.credentials, challenge, &self.base).map_err(Failure::Lasting)?;
+        let client = if asked.url.origin() == self.base.origin() { &self.client } else { &self.outside };
         let mut request = match asked.form {
-            None => self.client.get(asked.url),
-            Some(form) => self
-                .client
+            None => client.get(asked.url),
+            Some(form) => client
                 .post(asked.url)
                 .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
                 .body(form),
@@ -241,10 +286,34 @@ impl Session {
         if let Some(basic) = asked.basic {
             request = request.header(header::AUTHORIZATION, basic);
         }
+        // A redirect is not followed: the credentials are for the realm alone.
         let response = self.patiently(request.send()).await?;
         let response = self.judge(response, &realm).await?;
         let bytes = self.read(response, DOCUMENT_MAX_BYTES, &realm).await?;
         auth::token_in(&bytes, &realm).map(Some).map_err(Failure::Lasting)
+    }
+
+    pub(super) fn pace(&self) -> Pace {
+        Pace::new(self.stall, self.least)
+    }
+
+    /// The next bytes of a body, if they come fast enough.
+    pub(super) async fn chunk(
+        &self,
+        response: &mut Response,
+        pace: &mut Pace,
+    ) -> Result<Option<Bytes>, Failure> {
+        let begun = Instant::now();
+        let chunk = self.patiently(response.chunk()).await?;
+        let Some(bytes) = &chunk else { return Ok(chunk) };
+        match pace.note(begun.elapsed(), bytes.len()) {
+            Ok(()) => Ok(chunk),
+            Err(brought) => {
+                let cause = format!("stalled: {brought} bytes in {} s", self.stall.as_secs());
+                let error = self.unavailable(cause).hint(remedy::STALLED);
+                Err(Failure::Stalled(error))
+            }
+        }
     }
 
     /// Waits for the next bytes, but not for ever.
@@ -257,29 +326,24 @@ impl Session {
             Ok(Err(error)) => Err(self.transport(error)),
             Err(_) => {
                 let cause = format!("stalled: no byte for {} s", self.stall.as_secs());
-                Err(Failure::Stalled(self.unavailable(cause)))
+                Err(Failure::Stalled(self.unavailable(cause).hint(remedy::STALLED)))
             }
         }
     }
 
     fn transport(&self, error: reqwest::Error) -> Failure {
-        let lasting = error.is_redirect() || error.is_builder();
+        let lasting = error.is_builder();
         // A redirect's URL may carry a signature.
         let error = error.without_url();
         let text = words(&error);
+        let hint = remedy::transport(&text);
         let certificate = text.contains("certificate");
-        let error = self.unavailable(text);
-        match (lasting, certificate) {
-            (true, _) => Failure::Lasting(error),
-            (false, true) => Failure::Lasting(error.hint("add the authority to registry.ca_files")),
-            (false, false) => Failure::Passing(error),
-        }
+        let error = Error { hint: hint.map(str::to_owned), ..self.unavailable(text) };
+        if lasting || certificate { Failure::Lasting(error) } else { Failure::Passing(error) }
     }
 
     pub(super) fn unavailable(&self, cause: String) -> Error {
-        let host = self.base.host_str().unwrap_or_default();
-        let port = self.base.port().map(|port| format!(":{port}")).unwrap_or_default();
-        Error::new(Kind::Unavailable, OP, format!("{host}{port}"))
+        Error::new(Kind::Unavailable, OP, self.host.name())
             .because(Cause(format!("RegistryUnavailable: {cause}")))
     }
 
@@ -289,31 +353,51 @@ impl Session {
         if status.is_success() {
             return Ok(response);
         }
-        let said =
-            self.read(response, 64 << 10, object).await.map(|body| message_in(&body)).unwrap_or_default();
+        let wait = response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
+        let wait = wait.and_then(|text| remedy::retry_after(text, SystemTime::now()));
+        let said = self.read(response, 64 << 10, object).await;
+        let said = said.map(|body| remedy::message_in(&body)).unwrap_or_default();
         let cause = Cause(format!("{status}{said}"));
         let error = |kind| Error::new(kind, OP, format!("{object:.300}"));
         Err(match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                let hint = match self.credentials {
-                    Credentials::Anonymous => "the repository is private or does not exist: log in",
-                    Credentials::Password { .. }
-                    | Credentials::Identity { .. }
-                    | Credentials::Bearer { .. } => "the credentials are wrong or do not reach so far",
-                };
+                let hint = remedy::denied(&self.credentials, self.remark.as_deref());
                 Failure::Lasting(error(Kind::Denied).because(cause).hint(hint))
             }
             StatusCode::NOT_FOUND => {
                 let hint = format!("check the name and the tag of {}", self.reference);
                 Failure::Lasting(error(Kind::NotFound).because(cause).hint(hint))
             }
-            StatusCode::TOO_MANY_REQUESTS => {
-                Failure::Passing(self.unavailable(cause.0).hint("log in or wait: the registry limits pulls"))
-            }
-            status if status.is_server_error() => Failure::Passing(self.unavailable(cause.0)),
+            StatusCode::TOO_MANY_REQUESTS => passing(self.unavailable(cause.0).hint(remedy::LIMITED), wait),
+            status if status.is_server_error() => passing(self.unavailable(cause.0), wait),
             _ => Failure::Lasting(error(Kind::Internal).because(cause)),
         })
     }
+}
+
+/// Worth another try, unless it is too long to wait for.
+fn passing(error: Error, wait: Option<Duration>) -> Failure {
+    match wait {
+        None => Failure::Passing(error),
+        Some(wait) if wait <= WAIT_MAX => Failure::Later(error, wait),
+        Some(wait) => {
+            Failure::Lasting(error.hint(format!("it asks to be left alone for {} s", wait.as_secs())))
+        }
+    }
+}
+
+/// Where the answer sends us, if it does.
+fn redirect(response: &Response) -> Option<Result<Url, String>> {
+    if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+        return None;
+    }
+    let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
+    let Some(location) = location else { return Some(Err("it redirects to nowhere".into())) };
+    let next = response.url().join(location).map_err(|error| format!("it redirects to a bad place: {error}"));
+    Some(next.and_then(|next| match next.scheme() {
+        "http" | "https" => Ok(next),
+        other => Err(format!("it redirects to {other}:")),
+    }))
 }
 
 /// Whether the other end answers a TLS handshake, be it with a certificate we don't trust.
@@ -340,20 +424,6 @@ pub(super) fn backoff(tried: u32) -> Duration {
     BACKOFF * 2u32.pow(tried.saturating_sub(1).min(4))
 }
 
-/// `: CODE: message` of the registry's first error, in bounds and in one line.
-fn message_in(body: &[u8]) -> String {
-    let Ok(document) = serde_json::from_slice::<serde_json::Value>(body) else { return String::new() };
-    let first = &document["errors"][0];
-    let part = |name: &str| {
-        let text = first[name].as_str().unwrap_or_default();
-        text.chars().filter(|c| !c.is_control()).take(200).collect::<String>()
-    };
-    match (part("code"), part("message")) {
-        (code, message) if code.is_empty() && message.is_empty() => String::new(),
-        (code, message) => format!(": {code}: {message}"),
-    }
-}
-
 fn too_big(object: &str) -> Error {
     let cause = format!("it is bigger than announced or than {} MiB", DOCUMENT_MAX_BYTES >> 20);
     Error::invalid("read manifest", object, cause)
@@ -362,38 +432,4 @@ fn too_big(object: &str) -> Error {
 fn mismatch(asked: &Digest, found: &Digest) -> Error {
     Error::invalid("verify blob", asked.to_string(), format!("its content has the digest {found}"))
         .hint("something between here and the registry changes content")
-}
-
-fn is_loopback(registry: &str) -> bool {
-    let host = match registry.rsplit_once(':') {
-        Some((host, port)) if !port.contains(']') => host,
-        _ => registry,
-    };
-    let address = host.trim_start_matches('[').trim_end_matches(']');
-    host.eq_ignore_ascii_case("localhost")
-        || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn loopback_is_told_from_the_network() {
-        for yes in ["localhost", "localhost:5000", "127.0.0.1:5000", "127.1.2.3", "[::1]:5000", "[::1]"] {
-            assert!(is_loopback(yes), "{yes}");
-        }
-        for no in ["r.io", "localhost.evil.io", "10.0.0.1:5000", "[::2]:5000", "127.0.0.1.evil.io"] {
-            assert!(!is_loopback(no), "{no}");
-        }
-    }
-
-    #[test]
-    fn what_a_registry_says_is_bounded_and_one_line() {
-        let body = serde_json::json!({ "errors": [{ "code": "DENIED", "message": "no\nway ".repeat(100) }] });
-        let said = message_in(body.to_string().as_bytes());
-        assert!(said.starts_with(": DENIED: noway"));
-        assert!(said.len() < 260 && !said.contains('\n'));
-        assert_eq!(message_in(b"<html>"), "");
-    }
 }

@@ -6,7 +6,8 @@
 //!   blobs/<hex>       manifests and configs
 //!   layers/<number>/  fs/ unpacked, blob as it came, layer.json; short numbers keep overlay options short
 //!   holds/<holder>    who uses which layers
-//!   tmp/              everything unfinished; swept at open
+//!   partial/          blobs half fetched, for the next pull to go on with; swept at open when old
+//!   tmp/              everything else unfinished; swept at open
 //! ```
 //!
 //! A layer is durable before it is renamed out of tmp/, and an image is named after all its layers are. So
@@ -18,6 +19,7 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -33,6 +35,9 @@ use super::{
 };
 use crate::{Error, Kind, Result, config};
 
+/// How long half a blob waits for its pull to be tried again.
+const PARTIAL_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Where things are.
 #[derive(Debug)]
 pub(super) struct Places {
@@ -40,6 +45,7 @@ pub(super) struct Places {
     pub(super) blobs: PathBuf,
     pub(super) layers: PathBuf,
     pub(super) holds: PathBuf,
+    pub(super) partial: PathBuf,
     pub(super) tmp: PathBuf,
     pub(super) names: PathBuf,
 }
@@ -128,14 +134,17 @@ impl Inner {
             blobs: root.join("blobs"),
             layers: root.join("layers"),
             holds: root.join("holds"),
+            partial: root.join("partial"),
             tmp: root.join("tmp"),
             names: root.join("names.json"),
             root,
         };
-        for directory in [&places.root, &places.blobs, &places.layers, &places.holds, &places.tmp] {
+        let Places { root, blobs, layers, holds, partial, tmp, .. } = &places;
+        for directory in [root, blobs, layers, holds, partial, tmp] {
             disk::make_directory(directory)?;
         }
         sweep(&places.tmp)?;
+        sweep_partial(&places.partial)?;
         let mut state = State { next_layer: 1, ..State::default() };
         read_layers(&places, &mut state)?;
         read_holds(&places, &mut state)?;
@@ -169,6 +178,11 @@ impl Inner {
 
     pub(super) fn blob(&self, digest: &Digest) -> PathBuf {
         self.places.blobs.join(digest.hex())
+    }
+
+    /// Where a layer's blob grows. Who makes the layer has it for itself.
+    pub(super) fn partial(&self, blob: &Digest, diff_id: &Digest) -> PathBuf {
+        self.places.partial.join(format!("{}-{}", blob.hex(), &diff_id.hex()[..16]))
     }
 
     pub(super) fn layer(&self, layer: &Layer) -> PathBuf {
@@ -318,6 +332,23 @@ fn sweep(tmp: &Path) -> Result<()> {
         }
         let path = file.path();
         info!(path = %path.display(), reason = "an image pull, import or removal was interrupted", "swept");
+    }
+    Ok(())
+}
+
+/// Removes what nobody has come back for.
+fn sweep_partial(partial: &Path) -> Result<()> {
+    let fail = |error| Error::io("sweep", partial.display().to_string(), error);
+    for file in fs::read_dir(partial).map_err(fail)? {
+        let file = file.map_err(fail)?;
+        let metadata = file.metadata().map_err(fail)?;
+        // A clock that was set back makes nothing old.
+        let age = metadata.modified().map_err(fail)?.elapsed().unwrap_or_default();
+        if age > PARTIAL_MAX {
+            fs::remove_file(file.path()).map_err(fail)?;
+            let (path, bytes) = (file.path(), metadata.len());
+            info!(path = %path.display(), bytes, reason = "a pull broke off and was not tried again", "swept");
+        }
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Images: from archives and registries, whole or damaged or hostile, until they are removed.
 
 mod archives;
+mod credentials;
 mod hostile;
 mod registries;
 mod store;

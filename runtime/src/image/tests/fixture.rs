@@ -129,9 +129,25 @@ pub(super) struct Place {
 
 impl Place {
     pub(super) async fn new() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    /// With settings of its own, which may name files below `path`.
+    pub(super) async fn with(change: impl FnOnce(&mut config::Registry)) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(directory.path(), &settings()).await.unwrap();
+        let mut settings = settings();
+        settings.config_path = vec![directory.path().join("certs.d")];
+        settings.auth_file = directory.path().join("config.json");
+        change(&mut settings);
+        let store = Store::open(directory.path(), &settings).await.unwrap();
         Self { directory, store }
+    }
+
+    /// Writes a hosts.toml for a registry.
+    pub(super) fn hosts(&self, registry: &str, text: &str) {
+        let directory = self.path("certs.d").join(registry);
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join("hosts.toml"), text).unwrap();
     }
 
     /// Opens the store anew, as after a restart.
@@ -161,7 +177,7 @@ impl Place {
 }
 
 pub(super) fn settings() -> config::Registry {
-    config::Registry { stall_seconds: 1, ..config::Registry::default() }
+    config::Registry { stall_seconds: 1, config_path: Vec::new(), ..config::Registry::default() }
 }
 
 pub(super) fn tar_up(files: &[(String, Vec<u8>)]) -> Vec<u8> {

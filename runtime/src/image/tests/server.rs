@@ -19,7 +19,10 @@ use super::fixture::Made;
 pub(super) enum Fault {
     CutAfter(usize),
     StallAfter(usize),
+    /// The status line, and headers behind it if it has several lines.
     Status(&'static str),
+    /// A byte at a time, many a second.
+    Trickle,
     /// A success without a length that never ends.
     Endless,
     /// The length announced, nothing sent.
@@ -43,6 +46,9 @@ pub(super) struct Request {
     pub(super) path: String,
     pub(super) range: Option<usize>,
     pub(super) authorization: Option<String>,
+    /// As it came.
+    pub(super) head: String,
+    pub(super) body: String,
 }
 
 pub(super) struct Server {
@@ -103,7 +109,11 @@ async fn serve(mut stream: TcpStream, shelf: Arc<Mutex<Shelf>>) -> Option<()> {
             return None;
         }
     }
-    let request = parse(&String::from_utf8_lossy(&head));
+    let mut request = parse(&String::from_utf8_lossy(&head));
+    let length = header(&request.head, "content-length").map_or(0, |length| length.parse().unwrap());
+    let mut sent = vec![0; length];
+    stream.read_exact(&mut sent).await.ok()?;
+    request.body = String::from_utf8(sent).unwrap();
     let (fault, body, wants) = {
         let mut shelf = shelf.lock().unwrap();
         shelf.log.push(request.clone());
@@ -175,17 +185,25 @@ async fn answer(
             stream.flush().await.ok()?;
             tokio::time::sleep(Duration::from_secs(60)).await;
         }
+        Some(Fault::Trickle) => {
+            for byte in rest {
+                stream.write_all(std::slice::from_ref(byte)).await.ok()?;
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
         _ => stream.write_all(rest).await.ok()?,
     }
     stream.shutdown().await.ok()
 }
 
+fn header(head: &str, name: &str) -> Option<String> {
+    let mut lines = head.lines().filter_map(|line| line.split_once(": "));
+    lines.find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.to_owned())
+}
+
 fn parse(head: &str) -> Request {
-    let header = |name: &str| {
-        let mut lines = head.lines().filter_map(|line| line.split_once(": "));
-        lines.find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.to_owned())
-    };
-    let range = header("range").map(|range| range["bytes=".len()..range.len() - 1].parse().unwrap());
+    let range = header(head, "range").map(|range| range["bytes=".len()..range.len() - 1].parse().unwrap());
     let path = head.split(' ').nth(1).unwrap().to_owned();
-    Request { path, range, authorization: header("authorization") }
+    let authorization = header(head, "authorization");
+    Request { path, range, authorization, head: head.to_owned(), body: String::new() }
 }
