@@ -80,8 +80,8 @@ fn what_is_wrong_is_told_and_what_is_unknown_is_named() {
         let error = parsed(text).unwrap_err();
         assert!(error.contains(cause), "{text}: {error}");
     }
-    let (_, unknown) = parsed("speed = 3\n[host.\"https://m.io\"]\nskip_verfy = true").unwrap();
-    assert_eq!(unknown, ["speed", "host.\"https://m.io\".skip_verfy"]);
+    let (_, unknown) = parsed("speed = 3\n[host.\"https://m.io\"]\nskip_verifying = true").unwrap();
+    assert_eq!(unknown, ["speed", "host.\"https://m.io\".skip_verifying"]);
 }
 
 #[test]
