@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use crate::{
     config,
     image::{
-        Store,
+        PullRequest, Store,
         digest::Digest,
         document::{ANNOTATION_NAME, DOCKER_INDEX, OCI_INDEX, OCI_MANIFEST, host_architecture},
     },
@@ -27,6 +27,23 @@ pub(super) struct Made {
     pub(super) layers: Vec<Digest>,
     pub(super) blobs: BTreeMap<Digest, Vec<u8>>,
     pub(super) diff_ids: Vec<Digest>,
+}
+
+/// A pull without credentials of its own.
+pub(super) fn request(reference: &str) -> PullRequest {
+    PullRequest { reference: reference.to_owned(), auth: None, plain_http: false, progress: None }
+}
+
+/// Two layers, the first of 20,000 bytes that hardly compress.
+pub(super) fn app() -> Made {
+    let noise: String =
+        (0u32..20_000).map(|n| char::from(33 + (n.wrapping_mul(2_654_435_761) >> 26) as u8)).collect();
+    Made::new("app", &[&[("base", &noise)], &[("app", "12345")]])
+}
+
+/// The path of one of its blobs in a registry.
+pub(super) fn blob(digest: &Digest) -> String {
+    format!("/v2/app/blobs/{digest}")
 }
 
 pub(super) fn tar_of(files: &[(&str, &str)]) -> Vec<u8> {

@@ -3,27 +3,13 @@
 use std::fs;
 
 use super::{
-    fixture::{Made, Place},
+    fixture::{Place, app, blob, request},
     server::{Fault, Server},
 };
 use crate::{
     Kind,
-    image::{Auth, PullRequest, digest::Digest},
+    image::{Auth, PullRequest},
 };
-
-fn request(reference: &str) -> PullRequest {
-    PullRequest { reference: reference.to_owned(), auth: None, plain_http: false, progress: None }
-}
-
-fn app() -> Made {
-    let noise: String =
-        (0u32..20_000).map(|n| char::from(33 + (n.wrapping_mul(2_654_435_761) >> 26) as u8)).collect();
-    Made::new("app", &[&[("base", &noise)], &[("app", "12345")]])
-}
-
-fn blob(digest: &Digest) -> String {
-    format!("/v2/app/blobs/{digest}")
-}
 
 #[tokio::test]
 async fn mirrors_are_asked_in_order_and_told_whose_images_they_have() {

@@ -5,27 +5,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::{
-    fixture::{Made, Place},
+    fixture::{Place, app, blob, request},
     server::{Fault, Request, Server},
 };
 use crate::{
     Kind,
-    image::{Auth, Phase, Progress, PullRequest, digest::Digest},
+    image::{Auth, Phase, Progress, PullRequest},
 };
-
-fn request(reference: &str) -> PullRequest {
-    PullRequest { reference: reference.to_owned(), auth: None, plain_http: false, progress: None }
-}
-
-fn app() -> Made {
-    let noise: String =
-        (0u32..20_000).map(|n| char::from(33 + (n.wrapping_mul(2_654_435_761) >> 26) as u8)).collect();
-    Made::new("app", &[&[("base", &noise)], &[("app", "12345")]])
-}
-
-fn blob(digest: &Digest) -> String {
-    format!("/v2/app/blobs/{digest}")
-}
 
 #[tokio::test]
 async fn an_image_is_pulled_by_tag_by_digest_and_through_an_index() {
