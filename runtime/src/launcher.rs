@@ -41,6 +41,12 @@ pub type Result<T> = std::result::Result<T, Fault>;
 const BIRTH: Duration = Duration::from_secs(60);
 /// A call that takes longer: likewise.
 const CALL: Duration = Duration::from_secs(30);
+/// Ending a container goes another way where its shim has not answered for so long.
+const ENDING: Duration = Duration::from_secs(5);
+/// A shim that has not greeted back after so long is stopped, or hangs: whoever starts does not wait for it.
+const GREETING: Duration = Duration::from_secs(2);
+
+const CONNECT: &str = "connect to shim";
 
 /// Starts shims from one program.
 #[derive(Debug, Clone)]
@@ -70,28 +76,23 @@ impl Launcher {
     /// Finds the shim of `dir` again.
     ///
     /// # Errors
-    /// `NotFound` when nobody answers there.
+    /// `NotFound` when nobody answers there; `Deadline` when somebody listens and says nothing.
     pub async fn connect(&self, dir: &Path) -> crate::Result<Shim> {
-        const OP: &str = "connect to shim";
-        let shown = || dir.display().to_string();
-        let socket = connection::connect(dir).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                Error::new(Kind::NotFound, OP, shown()).because(error)
-            }
-            _ => Error::io(OP, shown(), error),
-        })?;
-        let connection = Connection::open(socket).map_err(|error| Error::io(OP, shown(), error))?;
-        let shim = Shim(Arc::new(connection));
-        match shim.call(Call::Hello(launch::Hello {}), Ends::default(), CALL).await {
-            Ok((Answer::Status(status), _)) => {
-                shim.0.set_status(status);
-                Ok(shim)
-            }
-            Ok((other, _)) => Err(Error::new(Kind::Internal, OP, shown()).because(odd(&other))),
-            Err(Fault::Error(error)) => Err(Error::new(Kind::NotFound, OP, shown()).because(error)),
-            Err(Fault::Failed(failure)) => {
-                Err(Error::new(Kind::Internal, OP, shown()).because(Cause(failure.detail)))
-            }
+        let shim = open(dir)?;
+        let greeted = shim.greet(CALL).await;
+        greeted.map(|()| shim).map_err(|fault| unanswered(dir, fault))
+    }
+
+    /// Finds the shim of `dir` again, and does not wait for one that is silent.
+    ///
+    /// # Errors
+    /// `NotFound` when nobody answers there.
+    pub async fn find(&self, dir: &Path) -> crate::Result<Found> {
+        let shim = open(dir)?;
+        match shim.greet(GREETING).await {
+            Ok(()) => Ok(Found::Answers(shim)),
+            Err(Fault::Error(error)) if error.kind == Kind::Deadline => Ok(Found::Silent(shim)),
+            Err(fault) => Err(unanswered(dir, fault)),
         }
     }
 
@@ -115,6 +116,14 @@ impl Launcher {
     }
 }
 
+/// Whom one finds in a shim's directory.
+#[derive(Debug)]
+pub enum Found {
+    Answers(Shim),
+    /// Somebody listens and says nothing: stopped, or held up by a disk.
+    Silent(Shim),
+}
+
 /// The far ends a caller gives to an exec or an attach.
 #[derive(Debug, Default)]
 pub struct Ends {
@@ -128,6 +137,30 @@ pub struct Ends {
 pub struct Shim(Arc<Connection>);
 
 impl Shim {
+    /// Asks it for its status, which `status` tells from then on.
+    async fn greet(&self, allowed: Duration) -> Result<()> {
+        match self.call(Call::Hello(launch::Hello {}), Ends::default(), allowed).await? {
+            (Answer::Status(status), _) => {
+                self.0.set_status(status);
+                Ok(())
+            }
+            (other, _) => Err(unexpected(&other)),
+        }
+    }
+
+    /// Waits until one that was silent speaks, however long that takes; false when it has gone instead.
+    pub async fn speaks(&self) -> bool {
+        self.greet(Duration::MAX).await.is_ok()
+    }
+
+    /// Kills the shim itself with SIGKILL: one that does not answer. Its container is left to a successor.
+    ///
+    /// # Errors
+    /// As of pidfd_open(2) and pidfd_send_signal(2).
+    pub fn put_down(&self) -> io::Result<()> {
+        self.0.kill_peer()
+    }
+
     /// As the last message said.
     pub fn status(&self) -> launch::Status {
         self.0.status()
@@ -156,12 +189,13 @@ impl Shim {
     }
 
     pub async fn kill(&self, signal: u32, all: bool) -> Result<()> {
-        self.done(Call::Kill(launch::Kill { signal, all })).await
+        self.done(Call::Kill(launch::Kill { signal, all }), CALL).await
     }
 
-    /// Answers when the signal is sent; the exit comes as an event.
+    /// Answers when the signal is sent; the exit comes as an event. A silent shim has the grace time to answer.
     pub async fn stop(&self, signal: u32, grace_ms: u64) -> Result<()> {
-        self.done(Call::Stop(launch::Stop { signal, grace_ms })).await
+        let allowed = Duration::from_millis(grace_ms).clamp(ENDING, CALL);
+        self.done(Call::Stop(launch::Stop { signal, grace_ms }), allowed).await
     }
 
     /// Starts a process; with a tty the master comes back.
@@ -183,15 +217,15 @@ impl Shim {
     }
 
     pub async fn exec_kill(&self, exec_id: &str, signal: u32) -> Result<()> {
-        self.done(Call::ExecKill(launch::ExecKill { exec_id: exec_id.into(), signal })).await
+        self.done(Call::ExecKill(launch::ExecKill { exec_id: exec_id.into(), signal }), CALL).await
     }
 
     pub async fn resize(&self, exec_id: &str, rows: u32, columns: u32) -> Result<()> {
-        self.done(Call::Resize(launch::Resize { exec_id: exec_id.into(), rows, columns })).await
+        self.done(Call::Resize(launch::Resize { exec_id: exec_id.into(), rows, columns }), CALL).await
     }
 
     pub async fn reopen_log(&self) -> Result<()> {
-        self.done(Call::ReopenLog(launch::ReopenLog {})).await
+        self.done(Call::ReopenLog(launch::ReopenLog {}), CALL).await
     }
 
     pub async fn attach(&self, ends: Ends) -> Result<()> {
@@ -208,11 +242,11 @@ impl Shim {
 
     /// Kills all of it; the shim leaves.
     pub async fn shutdown(&self) -> Result<()> {
-        self.done(Call::Shutdown(launch::Shutdown {})).await
+        self.done(Call::Shutdown(launch::Shutdown {}), ENDING).await
     }
 
-    async fn done(&self, call: Call) -> Result<()> {
-        match self.call(call, Ends::default(), CALL).await? {
+    async fn done(&self, call: Call, allowed: Duration) -> Result<()> {
+        match self.call(call, Ends::default(), allowed).await? {
             (Answer::Done(_), _) => Ok(()),
             (other, _) => Err(unexpected(&other)),
         }
@@ -240,6 +274,31 @@ impl Shim {
                 Error::new(Kind::Deadline, OP, "of the container")
                     .because(Cause(format!("it did not answer for {allowed:?}"))),
             )),
+        }
+    }
+}
+
+/// A connection to whoever listens in a shim's directory; nothing is said yet.
+fn open(dir: &Path) -> crate::Result<Shim> {
+    let shown = || dir.display().to_string();
+    let socket = connection::connect(dir).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            Error::new(Kind::NotFound, CONNECT, shown()).because(error)
+        }
+        _ => Error::io(CONNECT, shown(), error),
+    })?;
+    let connection = Connection::open(socket).map_err(|error| Error::io(CONNECT, shown(), error))?;
+    Ok(Shim(Arc::new(connection)))
+}
+
+fn unanswered(dir: &Path, fault: Fault) -> Error {
+    match fault {
+        Fault::Error(error) => {
+            let kind = if error.kind == Kind::Unavailable { Kind::NotFound } else { error.kind };
+            Error::new(kind, CONNECT, dir.display().to_string()).because(error)
+        }
+        Fault::Failed(failure) => {
+            Error::new(Kind::Internal, CONNECT, dir.display().to_string()).because(Cause(failure.detail))
         }
     }
 }

@@ -24,6 +24,7 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
 };
+use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::{
     io::unix::AsyncFd,
     sync::{broadcast, mpsc, oneshot},
@@ -46,6 +47,8 @@ pub struct Connection {
     events: broadcast::Receiver<Event>,
     status: Arc<Mutex<Status>>,
     reserve: Arc<Mutex<Reserve>>,
+    /// The shim's process, if it was there still when it was asked for.
+    peer: Option<OwnedFd>,
 }
 
 #[derive(Debug)]
@@ -69,6 +72,9 @@ pub fn connect(dir: &Path) -> io::Result<OwnedFd> {
 impl Connection {
     /// Takes the socket into a task of its own; must be called in a runtime.
     pub fn open(socket: OwnedFd) -> io::Result<Self> {
+        // It listened a moment ago: its number can't be another's yet.
+        let peer = rustix::net::sockopt::socket_peercred(&socket)?.pid;
+        let peer = pidfd_open(peer, PidfdFlags::empty()).ok();
         #[expect(deprecated, reason = "its successor is unsafe; an OwnedFd upholds what that asks for")]
         let socket = AsyncFd::new(socket)?;
         let (calls, asked) = mpsc::channel(64);
@@ -76,7 +82,7 @@ impl Connection {
         let status = Arc::new(Mutex::new(Status::default()));
         let reserve = Arc::default();
         tokio::spawn(carry(socket, asked, sender, Arc::clone(&status), Arc::clone(&reserve)));
-        Ok(Self { calls, events, status, reserve })
+        Ok(Self { calls, events, status, reserve, peer })
     }
 
     /// Sends a request and waits for its answer; none when the shim has gone.
@@ -101,6 +107,13 @@ impl Connection {
     /// Whether nobody answers any more.
     pub fn is_gone(&self) -> bool {
         self.calls.is_closed()
+    }
+
+    pub fn kill_peer(&self) -> io::Result<()> {
+        match &self.peer {
+            Some(peer) => Ok(pidfd_send_signal(peer, Signal::KILL)?),
+            None => Ok(()),
+        }
     }
 
     pub fn set_status(&self, status: Status) {

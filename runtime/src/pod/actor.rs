@@ -40,6 +40,8 @@ pub enum Command {
     Update(ContainerId, Box<cri::LinuxContainerResources>, Answer<()>),
     /// Notes the pod's overhead and resources; what is absent stays.
     Resize(Box<Resize>, Answer<()>),
+    /// Its cgroup was killed and its shim says nothing: the shim is killed too, and a successor tells the end.
+    GiveUp(ContainerId, Answer<()>),
     /// Takes an ended container away.
     Forget(ContainerId, Answer<()>),
     /// From now on no container is made in it.
@@ -159,6 +161,9 @@ impl Pod {
                 Command::Resize(resize, answer) => {
                     answer.send(self.resize(*resize).await).ok();
                 }
+                Command::GiveUp(id, answer) => {
+                    answer.send(self.give_up(&id).await).ok();
+                }
                 Command::Forget(id, answer) => {
                     answer.send(self.forget(&id).await).ok();
                 }
@@ -244,6 +249,9 @@ impl Pod {
         self.board.set_shim(&container.id, container.shim.clone());
         if let Some(shim) = &container.shim {
             listen(shim, container.id.clone(), container.run, self.me.clone());
+            if matches!(container.state, State::Unknown { .. }) {
+                hear(shim.clone(), container.id.clone(), container.run, self.me.clone());
+            }
         }
         self.containers.insert(container.id.clone(), container);
     }
@@ -461,6 +469,18 @@ impl Pod {
     fn is_standalone(&self) -> bool {
         self.record.by() == Client::Standalone
     }
+}
+
+/// Waits for the first word of a shim that was silent.
+fn hear(shim: Shim, id: ContainerId, run: u64, to: mpsc::Sender<Command>) {
+    tokio::spawn(async move {
+        if shim.speaks().await {
+            info!(container = %id, "its shim answers again");
+            let event = launch::Event { event: Some(event::Event::Changed(shim.status())) };
+            // A pod whose task has ended needs it no more.
+            to.send(Command::Happened(id, run, Happening::Event(event))).await.ok();
+        }
+    });
 }
 
 /// Passes a shim's events on to its pod's task, and at last that it has gone.

@@ -276,6 +276,9 @@ impl Pods {
 
     /// Asks the container's shim, and where that was killed, the one that takes over. False: nobody answers.
     async fn ask_shim(&self, container: &ContainerId, ask: Ask) -> bool {
+        if self.container(container).is_some_and(|view| view.state == ContainerState::Unknown) {
+            return false;
+        }
         // As many as may be killed meanwhile.
         for _ in 0..3 {
             let Some(shim) = self.0.board.shim(container) else { return true };
@@ -316,6 +319,12 @@ impl Pods {
         tracing::warn!(container = %container, "its shim does not end it; its cgroup is killed");
         let rooms = self.0.rooms.clone();
         blocking("kill cgroup", move || rooms.cgroups.group(&view.cgroup_path).kill()).await?;
+        if self.ended_within(container, Duration::from_secs(1)).await {
+            return Ok(());
+        }
+        tracing::warn!(container = %container, "nor does its shim tell that it has ended; the shim is killed");
+        let pod = self.home("stop container", container)?;
+        self.ask(&pod, |answer| Command::GiveUp(container.clone(), answer)).await?;
         match self.ended_within(container, PATIENCE).await {
             true => Ok(()),
             false => Err(Error::new(Kind::Deadline, "stop container", container.short())
@@ -330,8 +339,13 @@ impl Pods {
             loop {
                 changes.mark_unchanged();
                 match self.container(container).map(|view| view.state) {
-                    None | Some(ContainerState::Exited | ContainerState::Unknown) => return,
-                    Some(ContainerState::Created | ContainerState::Running | ContainerState::Backoff) => {}
+                    None | Some(ContainerState::Exited) => return,
+                    Some(
+                        ContainerState::Created
+                        | ContainerState::Running
+                        | ContainerState::Backoff
+                        | ContainerState::Unknown,
+                    ) => {}
                 }
                 if changes.changed().await.is_err() {
                     return;

@@ -4,6 +4,7 @@
 use std::{collections::HashSet, fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
 
 use berth_launch::v1 as launch;
+use futures_util::{StreamExt, stream};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
@@ -24,8 +25,11 @@ use super::{
 use crate::{
     Kind, Result,
     id::{ContainerId, PodId},
-    launcher::Reserve,
+    launcher::{self, Reserve},
 };
+
+/// Pods that are looked at beside each other: one whose shim is silent, or has to be replaced, holds up no other.
+const AT_ONCE: usize = 64;
 
 pub async fn recover(rooms: Rooms) -> Result<Pods> {
     let places = Places::new(&rooms.config);
@@ -38,77 +42,28 @@ pub async fn recover(rooms: Rooms) -> Result<Pods> {
     let mut tasks = Tasks::default();
     let boot_id = clock::boot_id();
     let (pods, mut containers, unreadable) = (found.pods, found.containers, found.unreadable);
-    for (id, mut record) in pods {
-        let own = containers.extract_if(.., |(_, container)| container.pod == record.id).collect::<Vec<_>>();
-        // A person's container is the one thing its hidden pod is for: half made, or half removed, it is nobody's.
-        let whole = |(_, container): &(ContainerId, ContainerRecord)| container.phase() != Phase::Making;
-        let deserted = record.by() == Client::Standalone && !own.iter().any(whole);
-        if record.phase() == Phase::Making || deserted {
-            info!(pod = %id, "a pod that was being made or removed when berthd ended is taken back");
-            for (container, record) in &own {
-                take_back(&rooms, &places, container, record).await;
-            }
-            match rooms.network.has_plugins(&id) {
-                // A plugin that hangs holds up only its own pod.
-                true => {
-                    let (rooms, places) = (rooms.clone(), places.clone());
-                    tokio::spawn(async move { erase(&rooms, &places, &id, &record).await });
-                }
-                false => erase(&rooms, &places, &id, &record).await,
-            }
-            continue;
-        }
-        // A reboot has ended what ran, and its namespaces with it.
-        if record.boot_id != boot_id && record.by() == Client::Cri && record.phase() == Phase::Made {
-            sandbox::note(&places, &id, &mut record, Phase::Stopping).await?;
-        }
-        let (me, commands) = mpsc::channel(COMMANDS);
-        tasks.by_id.insert(id.clone(), me.clone());
-        let config = record.config.clone().unwrap_or_default();
-        if record.by() == Client::Cri {
-            tasks.by_name.insert(Name::of(&config), id.clone());
-        }
-        let mut pod = Pod {
-            id,
-            rooms: rooms.clone(),
-            places: places.clone(),
-            board: Arc::clone(&board),
-            ips: record.ips.iter().filter_map(|ip| ip.parse().ok()).collect(),
-            record,
-            config: Arc::new(config),
-            containers: Default::default(),
-            me: me.clone(),
-        };
-        let mut coming_back = Vec::new();
-        for (id, record) in own {
-            match record.phase() {
-                Phase::Making => {
-                    info!(container = %id, "a container that was being made when berthd ended is taken back");
-                    take_back(&rooms, &places, &id, &record).await;
-                }
-                Phase::Made | Phase::Stopping | Phase::Stopped => {
-                    let found = find_again(&rooms, &places, &id, record, &boot_id).await?;
-                    let ended = matches!(found.state, State::Exited { .. });
-                    if ended && comes_back(&places, &found, &boot_id) {
-                        coming_back.push(id.clone());
-                    }
-                    pod.adopt(found);
-                    if ended && pod.record.by() == Client::Standalone {
-                        pod.close_ports(&id).await;
-                    }
-                }
-            }
-        }
-        pod.publish();
-        let stopping = pod.record.phase() == Phase::Stopping;
-        pod.run(commands);
-        for id in coming_back {
-            reboot::bring_back(me.clone(), id);
-        }
-        if stopping {
-            go_on_stopping(me);
+    let own = |pod: &PodRecord, containers: &mut Vec<_>| {
+        containers
+            .extract_if(.., |(_, container): &mut (_, ContainerRecord)| container.pod == pod.id)
+            .collect()
+    };
+    let found: Vec<_> = pods
+        .into_iter()
+        .map(|(id, record)| {
+            let containers = own(&record, &mut containers);
+            Remains { id, record, containers }
+        })
+        .collect();
+    let revived = stream::iter(found).map(|remains| revive(&rooms, &places, &board, remains, &boot_id));
+    let mut revived = revived.buffer_unordered(AT_ONCE);
+    while let Some(pod) = revived.next().await {
+        let Some(Revived { id, name, commands }) = pod? else { continue };
+        tasks.by_id.insert(id.clone(), commands);
+        if let Some(name) = name {
+            tasks.by_name.insert(name, id);
         }
     }
+    drop(revived);
     for (id, record) in &containers {
         info!(container = %id, "a container whose pod is gone is taken back");
         take_back(&rooms, &places, id, record).await;
@@ -123,6 +78,97 @@ pub async fn recover(rooms: Rooms) -> Result<Pods> {
     let living = living.iter().filter(|pod| pod.state == super::PodState::Ready).map(|pod| pod.id.clone());
     rooms.network.look_after(living.collect());
     Ok(Pods(Arc::new(Node { rooms, places, board, tasks: Arc::new(tasks.into()) })))
+}
+
+/// A pod as its records say.
+struct Remains {
+    id: PodId,
+    record: PodRecord,
+    containers: Vec<(ContainerId, ContainerRecord)>,
+}
+
+/// A pod whose task runs.
+struct Revived {
+    id: PodId,
+    name: Option<Name>,
+    commands: mpsc::Sender<Command>,
+}
+
+/// Finds a pod's containers again and starts its task; none where it is taken back.
+async fn revive(
+    rooms: &Rooms,
+    places: &Places,
+    board: &Arc<Board>,
+    remains: Remains,
+    boot_id: &str,
+) -> Result<Option<Revived>> {
+    let Remains { id, mut record, containers } = remains;
+    // A person's container is the one thing its hidden pod is for: half made, or half removed, it is nobody's.
+    let whole = |(_, container): &(ContainerId, ContainerRecord)| container.phase() != Phase::Making;
+    let deserted = record.by() == Client::Standalone && !containers.iter().any(whole);
+    if record.phase() == Phase::Making || deserted {
+        info!(pod = %id, "a pod that was being made or removed when berthd ended is taken back");
+        for (container, record) in &containers {
+            take_back(rooms, places, container, record).await;
+        }
+        match rooms.network.has_plugins(&id) {
+            // A plugin that hangs holds up only its own pod.
+            true => {
+                let (rooms, places) = (rooms.clone(), places.clone());
+                tokio::spawn(async move { erase(&rooms, &places, &id, &record).await });
+            }
+            false => erase(rooms, places, &id, &record).await,
+        }
+        return Ok(None);
+    }
+    // A reboot has ended what ran, and its namespaces with it.
+    if record.boot_id != boot_id && record.by() == Client::Cri && record.phase() == Phase::Made {
+        sandbox::note(places, &id, &mut record, Phase::Stopping).await?;
+    }
+    let (me, commands) = mpsc::channel(COMMANDS);
+    let config = record.config.clone().unwrap_or_default();
+    let name = (record.by() == Client::Cri).then(|| Name::of(&config));
+    let mut pod = Pod {
+        id: id.clone(),
+        rooms: rooms.clone(),
+        places: places.clone(),
+        board: Arc::clone(board),
+        ips: record.ips.iter().filter_map(|ip| ip.parse().ok()).collect(),
+        record,
+        config: Arc::new(config),
+        containers: Default::default(),
+        me: me.clone(),
+    };
+    let mut coming_back = Vec::new();
+    for (id, record) in containers {
+        match record.phase() {
+            Phase::Making => {
+                info!(container = %id, "a container that was being made when berthd ended is taken back");
+                take_back(rooms, places, &id, &record).await;
+            }
+            Phase::Made | Phase::Stopping | Phase::Stopped => {
+                let found = find_again(rooms, places, &id, record, boot_id).await?;
+                let ended = matches!(found.state, State::Exited { .. });
+                if ended && comes_back(places, &found, boot_id) {
+                    coming_back.push(id.clone());
+                }
+                pod.adopt(found);
+                if ended && pod.record.by() == Client::Standalone {
+                    pod.close_ports(&id).await;
+                }
+            }
+        }
+    }
+    pod.publish();
+    let stopping = pod.record.phase() == Phase::Stopping;
+    pod.run(commands);
+    for id in coming_back {
+        reboot::bring_back(me.clone(), id);
+    }
+    if stopping {
+        go_on_stopping(me.clone());
+    }
+    Ok(Some(Revived { id, name, commands: me }))
 }
 
 /// One that is always to run, and nothing says that it was stopped before the machine was.
@@ -205,13 +251,18 @@ async fn find_again(
         run: 0,
         takeovers: Takeovers::default(),
     };
-    match rooms.launcher.connect(&places.container_dir(id)).await {
-        Ok(shim) => {
+    match rooms.launcher.find(&places.container_dir(id)).await {
+        Ok(launcher::Found::Answers(shim)) => {
             let status = shim.status();
             if status.state() != launch::status::State::Exited {
                 info!(container = %id, pid = status.pid, "container found again");
                 return Ok(of(State::of(&status), Some(shim)));
             }
+        }
+        Ok(launcher::Found::Silent(shim)) => {
+            warn!(container = %id, "its shim does not answer: it is stopped, or its log's disk hangs; waited for");
+            let why = "its shim does not answer: it is stopped (SIGSTOP), or the disk of its log hangs";
+            return Ok(of(State::Unknown { why: why.into() }, Some(shim)));
         }
         Err(error) if error.kind == Kind::NotFound => {}
         Err(error) => warn!(container = %id, error = error.chain(), "the container's shim can't be reached"),
@@ -264,9 +315,18 @@ fn go_on_stopping(pod: mpsc::Sender<Command>) {
 }
 
 async fn take_back(rooms: &Rooms, places: &Places, id: &ContainerId, record: &ContainerRecord) {
-    if let Ok(shim) = rooms.launcher.connect(&places.container_dir(id)).await {
-        // One that does not listen is killed with its cgroup.
-        shim.shutdown().await.ok();
+    match rooms.launcher.find(&places.container_dir(id)).await {
+        Ok(launcher::Found::Answers(shim)) => {
+            // One that does not listen is killed with its cgroup.
+            shim.shutdown().await.ok();
+        }
+        Ok(launcher::Found::Silent(shim)) => {
+            if let Err(error) = shim.put_down() {
+                warn!(container = %id, %error, "its shim does not answer and can't be killed");
+            }
+        }
+        // Nobody is there to be asked.
+        Err(_) => {}
     }
     if let Err(error) = container::remove(rooms, places, id, record).await {
         warn!(container = %id, error = error.chain(), "it is not wholly taken back");

@@ -15,7 +15,7 @@ use super::{
     told,
 };
 use crate::{
-    Result,
+    Error, Result,
     id::ContainerId,
     launcher::{Reserve, Shim},
 };
@@ -81,6 +81,20 @@ impl Pod {
             Err(error) => {
                 warn!(container = %id, error = error.chain(), "its shim was killed and no other could take over");
                 self.end_orphan(id, record).await;
+            }
+        }
+    }
+
+    /// Ends the shim of a container that was killed: it is silent, or it could not be asked at all.
+    pub async fn give_up(&mut self, id: &ContainerId) -> Result<()> {
+        let Some(there) = self.containers.get(id) else { return Ok(()) };
+        match &there.shim {
+            // That it has gone is heard like that of any other.
+            Some(shim) => shim.put_down().map_err(|error| Error::io("kill shim", id.short(), error)),
+            None => {
+                let record = there.record.clone();
+                self.end_orphan(id, record).await;
+                Ok(())
             }
         }
     }

@@ -194,6 +194,61 @@ fn what_cannot_be_taken_over_is_ended_and_told() {
 }
 
 #[test]
+fn a_stopped_shim_holds_up_nobody_and_is_heard_again() {
+    let mut daemon = Daemon::with_fixture();
+    let (pod, other) = (daemon.plain_pod("stopped"), daemon.plain_pod("other"));
+    let spam = asked("spam", &["spam", "0", "100"]);
+    let id = daemon.launch(&pod, &spam).unwrap();
+    let beside = daemon.launch(&other, &asked("c", &["sleep", "inf"])).unwrap();
+    let shim = shim_of(pid_of(&daemon, &id));
+    daemon.kill9();
+    kill(shim, Signal::SIGSTOP).unwrap();
+    daemon.up();
+    assert_eq!(daemon.status(&beside).unwrap().state(), cri::ContainerState::ContainerRunning);
+    let told = daemon.status(&id).unwrap();
+    assert_eq!(told.state(), cri::ContainerState::ContainerUnknown);
+    assert!(told.message.contains("its shim does not answer"), "{told:?}");
+    kill(shim, Signal::SIGCONT).unwrap();
+    eventually("the container to be known again", || {
+        (daemon.status(&id).unwrap().state() == cri::ContainerState::ContainerRunning).then_some(())
+    });
+    assert_eq!(daemon.exec_ok(&id, &["echo", "on"]), "on\n");
+    daemon.stop_container(&id, 0).unwrap();
+    assert_eq!(daemon.status(&id).unwrap().exit_code, 137);
+    let log = daemon.log_of(&pod, &spam);
+    assert!(log.iter().enumerate().all(|(n, line)| line.content.starts_with(&format!("line {:06} ", n + 1))));
+}
+
+#[test]
+fn a_container_whose_shim_is_stopped_can_be_ended_and_removed() {
+    let mut daemon = Daemon::with_fixture();
+    let pod = daemon.plain_pod("ended");
+    let [before, after] = ["before", "after"].map(|name| {
+        let id = daemon.launch(&pod, &asked(name, &["trap", "--exit", "3"])).unwrap();
+        let shim = shim_of(pid_of(&daemon, &id));
+        (id, shim)
+    });
+    // Under the daemon that started it, and under one that has never heard its shim.
+    kill(before.1, Signal::SIGSTOP).unwrap();
+    daemon.stop_container(&before.0, 0).unwrap();
+    daemon.kill9();
+    kill(after.1, Signal::SIGSTOP).unwrap();
+    daemon.up();
+    daemon.stop_container(&after.0, 0).unwrap();
+    for (id, shim) in [before, after] {
+        let ended = daemon.status(&id).unwrap();
+        assert_eq!(
+            (ended.state(), ended.exit_code),
+            (cri::ContainerState::ContainerExited, 137),
+            "{ended:?}"
+        );
+        eventually("the shim to be gone", || kill(shim, None).is_err().then_some(()));
+        daemon.remove_container(&id).unwrap();
+    }
+    assert_eq!(daemon.run_to_end(&pod, &asked("next", &["true"])).unwrap().0.exit_code, 0);
+}
+
+#[test]
 fn an_exec_ends_with_its_shim_and_the_next_one_works() {
     if skipped("an_exec_ends_with_its_shim_and_the_next_one_works") {
         return;
