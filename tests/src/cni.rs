@@ -1,9 +1,11 @@
-//! The CNI project's own plugins, where this machine has them, and configurations for a daemon.
+//! The CNI project's own plugins, built once where this machine has Go, and configurations for a daemon.
 
 use std::{
-    env, fs,
+    env,
+    fs::{self, File},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    process::{Command, Stdio},
 };
 
 use serde_json::{Value, json};
@@ -22,14 +24,62 @@ pub fn plugins() -> PathBuf {
     Path::new(&home).join(".cache/berth-tests").join(format!("cni-{RELEASE}"))
 }
 
-/// Tells whether all these plugins are there; skips if not.
+/// What is built of the release.
+const PACKAGES: [&str; 8] = [
+    "main/bridge",
+    "main/loopback",
+    "main/macvlan",
+    "main/ptp",
+    "ipam/host-local",
+    "meta/bandwidth",
+    "meta/firewall",
+    "meta/portmap",
+];
+
+/// Tells whether all these plugins are there, after building what is missing where there is Go; skips if not.
 pub fn required(name: &str, kinds: &[&str]) -> bool {
     let dir = plugins();
-    let missing: Vec<&str> = kinds.iter().copied().filter(|kind| !dir.join(kind).is_file()).collect();
+    let missing = || kinds.iter().copied().filter(|kind| !dir.join(kind).is_file()).collect::<Vec<_>>();
+    if missing().is_empty() {
+        return true;
+    }
+    let why = build(&dir).err().unwrap_or_default();
+    let missing = missing();
     if !missing.is_empty() {
-        skip(name, &format!("CNI plugins {} are not in {}", missing.join(", "), dir.display()));
+        skip(name, &format!("CNI plugins {} are not in {}{why}", missing.join(", "), dir.display()));
     }
     missing.is_empty()
+}
+
+/// Builds the release from its Go module: some minutes, once for all clones.
+fn build(dir: &Path) -> Result<(), String> {
+    let told = |error: std::io::Error| format!("; building them: {error}");
+    fs::create_dir_all(dir).map_err(told)?;
+    // Tests run side by side: one builds, the others wait and find it done.
+    let lock = File::create(dir.join(".lock")).map_err(told)?;
+    lock.lock().map_err(told)?;
+    let name = |package: &&str| package.rsplit('/').next().unwrap_or_default().to_owned();
+    if PACKAGES.iter().all(|package| dir.join(name(package)).is_file()) {
+        return Ok(());
+    }
+    let unfinished = dir.join(".new");
+    let packages =
+        PACKAGES.map(|one| format!("github.com/containernetworking/plugins/plugins/{one}@{RELEASE}"));
+    let output = Command::new("go")
+        .args(["install", "-p", "2", "-ldflags", "-s -w"])
+        .args(packages)
+        .envs([("CGO_ENABLED", "0"), ("GOFLAGS", "-buildvcs=false -trimpath")])
+        .env("GOBIN", &unfinished)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| format!("; building them: run go: {error}"))?;
+    if !output.status.success() {
+        return Err(format!("; building them: {}", String::from_utf8_lossy(&output.stderr).trim()));
+    }
+    for package in &PACKAGES {
+        fs::rename(unfinished.join(name(package)), dir.join(name(package))).map_err(told)?;
+    }
+    fs::remove_dir(unfinished).map_err(told)
 }
 
 impl Daemon {
@@ -82,8 +132,8 @@ impl Daemon {
         json!({
             "type": "host-local",
             "dataDir": self.dir().join("cni/ipam"),
-            "ranges": [[{ "subnet": self.subnet() }]],
-            "routes": [{ "dst": "0.0.0.0/0" }],
+            "ranges": [[{ "subnet": self.subnet() }], [{ "subnet": self.subnet6() }]],
+            "routes": [{ "dst": "0.0.0.0/0" }, { "dst": "::/0" }],
         })
     }
 }

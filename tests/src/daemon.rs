@@ -182,6 +182,16 @@ impl Daemon {
         self.place.subnet.replace(".0/24", ".1")
     }
 
+    /// The host's IPv6 address there.
+    pub fn gateway6(&self) -> String {
+        self.place.subnet6.replace("/64", "1")
+    }
+
+    /// Their network of IPv6.
+    pub fn subnet6(&self) -> &str {
+        &self.place.subnet6
+    }
+
     /// The network of its pods.
     pub fn subnet(&self) -> &str {
         &self.place.subnet
@@ -290,6 +300,7 @@ cache_dir = {cache_dir:?}
 [network.bridge]
 name = {bridge:?}
 subnet = {subnet:?}
+subnet6 = {subnet6:?}
 table = {table:?}
 "#,
             root = place.root(),
@@ -306,6 +317,7 @@ table = {table:?}
             cache_dir = self.cni_cache_dir(),
             bridge = place.bridge(),
             subnet = place.subnet,
+            subnet6 = place.subnet6,
             table = place.table(),
         );
         fs::write(self.config_path(), text).expect("write the configuration");

@@ -60,7 +60,9 @@ pub fn sweep(place: &Place) {
     for link in ports(place).iter().map(String::as_str).chain([place.bridge()]) {
         quietly(Command::new("ip").args(["link", "delete", link]));
     }
-    quietly(Command::new("nft").args(["delete", "table", "ip", &place.table()]));
+    for family in ["ip", "ip6"] {
+        quietly(Command::new("nft").args(["delete", "table", family, &place.table()]));
+    }
     fs::remove_dir_all(&place.dir).ok();
 }
 

@@ -21,6 +21,8 @@ pub struct Place {
     pub dir: PathBuf,
     /// CIDR.
     pub subnet: String,
+    /// The same of IPv6.
+    pub subnet6: String,
     /// Absolute as berthd takes it: `/btt-<pid>-<number>`.
     pub cgroup_parent: String,
     /// Held while the number is ours; the kernel lets it go with the process.
@@ -39,7 +41,8 @@ impl Place {
         fs::remove_dir_all(&dir).ok();
         DirBuilder::new().mode(0o711).create(&dir).unwrap_or_else(|error| panic!("make {name}: {error}"));
         let subnet = format!("10.{}.{}.0/24", 160 + number / 256, number % 256);
-        Self { cgroup_parent: format!("/{name}"), name, dir, subnet, _claim: claim }
+        let subnet6 = format!("fd0b:e480:{number:x}::/64");
+        Self { cgroup_parent: format!("/{name}"), name, dir, subnet, subnet6, _claim: claim }
     }
 
     pub fn root(&self) -> PathBuf {

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Read, Write},
-    net::{TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
 };
 
 /// The answer to one request line, `GET /`, head and body.
@@ -27,4 +27,17 @@ pub fn ask(address: &str, port: u16, line: &str) -> io::Result<String> {
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind("0.0.0.0:0").expect("find a free port");
     listener.local_addr().expect("a bound socket has an address").port()
+}
+
+/// Answers one request with a line, and tells who asked.
+///
+/// # Panics
+/// If nobody does properly.
+pub fn answer_once(listener: &TcpListener, line: &str) -> SocketAddr {
+    let (mut stream, peer) = listener.accept().expect("accept a request");
+    let mut head = [0; 512];
+    let _read = stream.read(&mut head).expect("read a request");
+    let length = line.len() + 1;
+    write!(stream, "HTTP/1.0 200 OK\r\nContent-Length: {length}\r\n\r\n{line}\n").expect("answer");
+    peer
 }

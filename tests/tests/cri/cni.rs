@@ -1,7 +1,7 @@
 //! Pods whose network plugins make: the CNI project's own with traffic really sent, and plugins that misbehave.
 
 use berth_cri::v1 as cri;
-use berth_tests::{BOUND, Daemon, asked, cni, eventually, pod, until};
+use berth_tests::{BOUND, Daemon, asked, cni, eventually, pod, until, web};
 use serde_json::{Value, json};
 use tonic::Code;
 
@@ -21,27 +21,73 @@ fn network_ready(daemon: &Daemon) -> cri::RuntimeCondition {
 }
 
 /// The table that portmap makes for the whole node and keeps: removed where this test brought it.
-struct Table(bool);
+struct Table([bool; 2]);
 
 impl Table {
-    const NAME: [&str; 2] = ["ip", "cni_hostport"];
+    const NAME: &str = "cni_hostport";
+    const FAMILIES: [&str; 2] = ["ip", "ip6"];
 
     fn look() -> Self {
-        Self(nft("list"))
+        Self(Self::FAMILIES.map(|family| nft("list", family)))
     }
 }
 
 impl Drop for Table {
     fn drop(&mut self) {
-        if !self.0 {
-            nft("delete");
+        for (family, was_there) in Self::FAMILIES.iter().zip(self.0) {
+            if !was_there {
+                nft("delete", family);
+            }
         }
     }
 }
 
-fn nft(verb: &str) -> bool {
-    let output = std::process::Command::new("nft").args([verb, "table"]).args(Table::NAME).output();
+fn nft(verb: &str, family: &str) -> bool {
+    let output = std::process::Command::new("nft").args([verb, "table", family, Table::NAME]).output();
     output.is_ok_and(|output| output.status.success())
+}
+
+/// The chains that the firewall plugin makes for the whole node and keeps: removed where this test brought them.
+struct Chains([bool; 2]);
+
+impl Chains {
+    const PROGRAMS: [&str; 2] = ["iptables", "ip6tables"];
+
+    fn look() -> Self {
+        Self(Self::PROGRAMS.map(|program| Self::run(program, &["-S", "CNI-FORWARD"])))
+    }
+
+    fn run(program: &str, words: &[&str]) -> bool {
+        let output = std::process::Command::new(program).args(words).output();
+        output.is_ok_and(|output| output.status.success())
+    }
+}
+
+impl Drop for Chains {
+    fn drop(&mut self) {
+        for (program, was_there) in Self::PROGRAMS.iter().zip(self.0) {
+            if was_there {
+                continue;
+            }
+            let jump = [
+                "-D",
+                "FORWARD",
+                "-m",
+                "comment",
+                "--comment",
+                "CNI firewall plugin rules",
+                "-j",
+                "CNI-FORWARD",
+            ];
+            Self::run(program, &jump);
+            // The first jumps into the second.
+            for verb in ["-F", "-X"] {
+                for chain in ["CNI-FORWARD", "CNI-ADMIN"] {
+                    Self::run(program, &[verb, chain]);
+                }
+            }
+        }
+    }
 }
 
 fn calls(daemon: &Daemon, verb: &str) -> Vec<String> {
@@ -51,7 +97,8 @@ fn calls(daemon: &Daemon, verb: &str) -> Vec<String> {
 #[test]
 fn pods_of_the_bridge_plugin_reach_each_other_and_ports_of_the_node_lead_to_them() {
     let test = "pods_of_the_bridge_plugin_reach_each_other_and_ports_of_the_node_lead_to_them";
-    if !cni::required(test, &["bridge", "host-local", "portmap"]) || !berth_tests::required(test, &["nft"]) {
+    let kinds = ["bridge", "host-local", "portmap", "loopback"];
+    if !cni::required(test, &kinds) || !berth_tests::required(test, &["nft"]) {
         return;
     }
     let _table = Table::look();
@@ -59,7 +106,11 @@ fn pods_of_the_bridge_plugin_reach_each_other_and_ports_of_the_node_lead_to_them
     daemon.cni_list(
         "10-test.conflist",
         "1.0.0",
-        &json!([daemon.cni_bridge(), {"type": "portmap", "backend": "nftables", "capabilities": {"portMappings": true}}]),
+        &json!([
+            daemon.cni_bridge(),
+            {"type": "portmap", "backend": "nftables", "capabilities": {"portMappings": true}},
+            {"type": "loopback"},
+        ]),
     );
     assert!(network_ready(&daemon).status, "{}", network_ready(&daemon).message);
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -79,8 +130,14 @@ fn pods_of_the_bridge_plugin_reach_each_other_and_ports_of_the_node_lead_to_them
     let asking = daemon.launch(&client, &asked("sleep", &["sleep", "inf"])).unwrap();
     assert_eq!(daemon.exec_ok(&asking, &["get", &there, "8080"]), "hello\n");
     assert_eq!(daemon.exec_ok(&serving, &["get", "127.0.0.1", "8080"]), "hello\n");
-    // A port of the node, from a pod by the bridge's address.
-    assert_eq!(daemon.exec_ok(&asking, &["get", &daemon.gateway(), &free.to_string()]), "hello\n");
+    // A port of the node, from a pod and from the node, by the bridge's addresses of both families.
+    let there6 = daemon.pod_status(&server.id).unwrap().network.unwrap().additional_ips[0].ip.clone();
+    assert!(there6.starts_with(daemon.gateway6().trim_end_matches('1')), "{there6}");
+    assert_eq!(daemon.exec_ok(&asking, &["get", &there6, "8080"]), "hello\n");
+    for gateway in [daemon.gateway(), daemon.gateway6()] {
+        assert_eq!(daemon.exec_ok(&asking, &["get", &gateway, &free.to_string()]), "hello\n", "{gateway}");
+        assert!(web::ask(&gateway, free, "GET /").unwrap().contains("hello"), "{gateway}");
+    }
     // libcni's tools see it.
     let name = format!("{}-{}-eth0", daemon.bridge(), server.id);
     let cached = daemon.cni_cache_dir().join("results").join(name);
@@ -104,25 +161,21 @@ fn other_plugins_of_the_project_make_networks_too() {
         return;
     }
     let daemon = Daemon::with_fixture();
-    let reaches_node = |name: &str, config: cri::PodSandboxConfig, target: &str| {
+    let reaches_node = |name: &str, config: cri::PodSandboxConfig| {
         let pod = daemon.run_pod(config).unwrap_or_else(|status| panic!("{name}: {status}"));
         let asking = daemon.launch(&pod, &asked("sleep", &["sleep", "inf"])).unwrap();
-        let listener = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
-        let port = listener.local_addr().unwrap().port().to_string();
-        let served = std::thread::spawn(move || {
-            use std::io::{Read, Write};
-            let (mut stream, _) = listener.accept().unwrap();
-            let mut head = [0; 512];
-            let _read = stream.read(&mut head).unwrap();
-            stream.write_all(b"HTTP/1.0 200 OK\r\nContent-Length: 3\r\n\r\nhi\n").unwrap();
-        });
-        assert_eq!(daemon.exec_ok(&asking, &["get", target, &port]), "hi\n", "{name}");
-        served.join().unwrap();
+        for target in [daemon.gateway(), daemon.gateway6()] {
+            let listener = std::net::TcpListener::bind((target.as_str(), 0)).unwrap();
+            let port = listener.local_addr().unwrap().port().to_string();
+            let served = std::thread::spawn(move || web::answer_once(&listener, "hi"));
+            assert_eq!(daemon.exec_ok(&asking, &["get", &target, &port]), "hi\n", "{name} {target}");
+            served.join().unwrap();
+        }
         daemon.remove_pod(&pod.id).unwrap();
     };
     let ptp = json!([{"type": "ptp", "ipMasq": false, "ipam": daemon.cni_ipam()}]);
     daemon.cni_list("10.conflist", "1.0.0", &ptp);
-    reaches_node("ptp", pod("ptp"), &daemon.gateway());
+    reaches_node("ptp", pod("ptp"));
     // Limits that the pod's annotations ask for; the kernel may not have the discipline: then that is what is told.
     let mut limited = pod("limited");
     limited.annotations.insert("kubernetes.io/egress-bandwidth".into(), "100M".into());
@@ -131,7 +184,7 @@ fn other_plugins_of_the_project_make_networks_too() {
     match daemon.run_pod(limited.clone()) {
         Ok(made) => {
             daemon.remove_pod(&made.id).unwrap();
-            reaches_node("bandwidth", limited, &daemon.gateway());
+            reaches_node("bandwidth", limited);
         }
         Err(status) => {
             assert!(status.message().contains("run network plugin bandwidth ADD"), "{status}");
@@ -147,7 +200,38 @@ fn other_plugins_of_the_project_make_networks_too() {
     daemon.launch(&server, &http).unwrap();
     daemon.logged(&server, &http, "listening 80");
     let asking = daemon.launch(&client, &asked("sleep", &["sleep", "inf"])).unwrap();
-    assert_eq!(daemon.exec_ok(&asking, &["get", &daemon.pod_ip(&server), "80"]), "mac\n");
+    let network = daemon.pod_status(&server.id).unwrap().network.unwrap();
+    for ip in [&network.ip, &network.additional_ips[0].ip] {
+        assert_eq!(daemon.exec_ok(&asking, &["get", ip, "80"]), "mac\n");
+    }
+}
+
+#[test]
+fn the_firewall_plugin_admits_a_pod_and_takes_that_back() {
+    let test = "the_firewall_plugin_admits_a_pod_and_takes_that_back";
+    let kinds = ["bridge", "host-local", "firewall"];
+    if !cni::required(test, &kinds) || !berth_tests::required(test, &["iptables", "ip6tables"]) {
+        return;
+    }
+    let _chains = Chains::look();
+    let daemon = Daemon::with_fixture();
+    let list = json!([daemon.cni_bridge(), {"type": "firewall", "backend": "iptables"}]);
+    daemon.cni_list("10.conflist", "1.0.0", &list);
+    let (server, client) = (daemon.plain_pod("server"), daemon.plain_pod("client"));
+    let admitted = || {
+        let saved = std::process::Command::new("iptables").args(["-S", "CNI-FORWARD"]).output().unwrap();
+        String::from_utf8_lossy(&saved.stdout).contains(&format!("{}/32", daemon.pod_ip(&server)))
+    };
+    assert!(admitted());
+    let http = asked("http", &["http", "80", "walled"]);
+    daemon.launch(&server, &http).unwrap();
+    daemon.logged(&server, &http, "listening 80");
+    let asking = daemon.launch(&client, &asked("sleep", &["sleep", "inf"])).unwrap();
+    assert_eq!(daemon.exec_ok(&asking, &["get", &daemon.pod_ip(&server), "80"]), "walled\n");
+    let ip = daemon.pod_ip(&server);
+    daemon.stop_pod(&server.id).unwrap();
+    let saved = std::process::Command::new("iptables").args(["-S", "CNI-FORWARD"]).output().unwrap();
+    assert!(!String::from_utf8_lossy(&saved.stdout).contains(&format!("{ip}/32")));
 }
 
 #[test]
