@@ -79,6 +79,9 @@ pub struct Bridge {
     pub name: String,
     /// CIDR.
     pub subnet: String,
+    /// The same of IPv6; empty: pods have none.
+    pub subnet6: String,
+    /// 0: that of the link with the node's default route.
     pub mtu: u32,
     /// The nftables table of this daemon.
     pub table: String,
@@ -141,7 +144,13 @@ impl Default for Network {
 
 impl Default for Bridge {
     fn default() -> Self {
-        Self { name: "berth0".into(), subnet: "10.88.0.0/16".into(), mtu: 1500, table: "berth".into() }
+        Self {
+            name: "berth0".into(),
+            subnet: "10.88.0.0/16".into(),
+            subnet6: "fd0b:e47:88::/64".into(),
+            mtu: 0,
+            table: "berth".into(),
+        }
     }
 }
 

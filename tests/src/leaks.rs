@@ -223,7 +223,7 @@ fn ports(place: &Place) -> Vec<String> {
 
 /// Files of pods and containers that outlived them. Images, locks and the daemon's own state stay.
 fn files(place: &Place) -> Vec<PathBuf> {
-    let own = ["lock", "leases", "leases.json", "pod_cidr", "last_reserved_ip.0"];
+    let own = ["lock", "leases", "leases.json", "pod_cidr", "last_reserved_ip.0", "last_reserved_ip.1"];
     let tops = [
         place.state(),
         place.root().join("pods"),

@@ -41,7 +41,8 @@ impl Place {
         fs::remove_dir_all(&dir).ok();
         DirBuilder::new().mode(0o711).create(&dir).unwrap_or_else(|error| panic!("make {name}: {error}"));
         let subnet = format!("10.{}.{}.0/24", 160 + number / 256, number % 256);
-        let subnet6 = format!("fd0b:e480:{number:x}::/64");
+        // From 1 on: a zero is not shown.
+        let subnet6 = format!("fd0b:e480:{:x}::/64", number + 1);
         Self { cgroup_parent: format!("/{name}"), name, dir, subnet, subnet6, _claim: claim }
     }
 

@@ -1,54 +1,62 @@
 //! The built-in bridge: addresses from leases on disk, links by netlink, the ways out and in by one nftables table.
 //!
 //! A pod's veth pair is made by its sandbox shim from the `Link` in its `Attachment`; it goes with the pod's network
-//! namespace. Here is only made sure that it has gone before its address is given to another.
+//! namespace, some time after that was let go. `leaving` waits for that, so that nobody else has to, and only then its
+//! address is free.
 
 use std::{
-    net::{IpAddr, Ipv4Addr},
+    collections::BTreeMap,
+    net::{IpAddr, TcpListener, UdpSocket},
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
-    time::{Duration, Instant},
 };
 
 use berth_launch::v1 as launch;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::{
-    LinkStats, blocking,
-    lease::Leases,
+    LinkStats, blocking, conntrack,
+    lease::{Leases, Seat},
+    leaving::Leaving,
     lock,
     port::{HostPort, Protocol},
     route::{self, Route},
-    settings,
-    subnet::Subnet,
+    segment::{self, DEFAULT, Segment},
+    subnet::Family,
     table,
 };
-use crate::{Error, Kind, Result, config, id::PodId};
+use crate::{Error, Kind, Result, config, error::Cause, id::PodId};
 
-/// How long the kernel may take to remove a link whose network namespace was let go; some 30 ms are usual.
-const LINK_GOES_WITHIN: Duration = Duration::from_secs(3);
-const FIRST_PAUSE: Duration = Duration::from_millis(1);
-const LAST_PAUSE: Duration = Duration::from_millis(50);
-
-/// Bridge, address allocator, masquerade.
+/// Bridges, address allocator, masquerade.
 #[derive(Debug)]
 pub struct Bridge {
-    config: config::Bridge,
-    subnet: Subnet,
-    state: Mutex<State>,
+    table: String,
+    segments: Mutex<BTreeMap<String, Known>>,
     leases: Arc<Mutex<Leases>>,
-    /// Held from reading the ports until the table has them, so that no older list comes over a newer one.
-    table: tokio::sync::Mutex<()>,
+    leaving: Leaving,
+    /// Held from reading the ports until the tables have them, so that no older list comes over a newer one.
+    writing: tokio::sync::Mutex<()>,
+}
+
+/// A network and how far it is set up.
+#[derive(Debug, Clone)]
+struct Known {
+    segment: Segment,
+    state: State,
 }
 
 #[derive(Debug, Clone)]
 enum State {
-    Ready {
-        /// The bridge's.
-        index: u32,
-    },
+    /// With its bridge as it was made or found.
+    Ready(route::Link),
     /// Why, and what to do about it. The next attach tries again.
     Broken(String),
+}
+
+impl Known {
+    fn new(segment: Segment) -> Self {
+        Self { segment, state: State::Broken("not set up yet".into()) }
+    }
 }
 
 /// What a pod got: its addresses and the instructions its sandbox shim carries out.
@@ -60,64 +68,73 @@ pub struct Attachment {
 }
 
 impl Bridge {
-    /// Reads the allocator's state under `dir`. Nothing is set up: `set_up` or the first attach does that.
+    /// Reads the allocator's state under `dir`. Nothing is set up: `prepare` or the first attach does that.
     ///
     /// # Errors
     /// `Invalid` for a configuration that can't be right; whatever keeps the leases from being read.
     pub async fn open(config: &config::Bridge, dir: PathBuf) -> Result<Self> {
-        let subnet = settings::check(config)?;
-        let leases = blocking(move || Leases::open(&dir, subnet)).await?;
+        let mut default = Segment::configured(config)?;
+        if default.of(Family::V6).is_some() && !table::has_ipv6() {
+            info!("the node's kernel has no IPv6, so pods have none");
+            default.subnets.retain(|subnet| subnet.family() == Family::V4);
+        }
+        let segments = [default];
+        let of_start = segments.clone();
+        let leases = Arc::new(Mutex::new(blocking(move || Leases::open(&dir, &of_start)).await?));
+        let known = |segment: Segment| (segment.name.clone(), Known::new(segment));
         Ok(Self {
-            config: config.clone(),
-            subnet,
-            state: Mutex::new(State::Broken("not set up yet".into())),
-            leases: Arc::new(Mutex::new(leases)),
-            table: tokio::sync::Mutex::default(),
+            table: config.table.clone(),
+            segments: Mutex::new(segments.into_iter().map(known).collect()),
+            leaving: Leaving::new(Arc::clone(&leases)),
+            leases,
+            writing: tokio::sync::Mutex::default(),
         })
     }
 
-    /// Makes or finds the bridge and the table. One that can't be set up is told by `ready`; the next attach tries
+    /// Makes or finds the bridge and the tables. One that can't be set up is told by `ready`; the next attach tries
     /// again.
     pub async fn prepare(&self) {
-        if let Err(error) = self.ensure().await {
+        if let Err(error) = self.ensure(DEFAULT).await {
             warn!(error = %error.chain(), "pods get no network");
         }
     }
 
     /// Ready, or why not, for CRI's NetworkReady.
     pub fn ready(&self) -> Result<(), String> {
-        match &*lock(&self.state) {
-            State::Ready { .. } => Ok(()),
-            State::Broken(why) => Err(why.clone()),
+        match lock(&self.segments).get(DEFAULT).map(|known| known.state.clone()) {
+            Some(State::Ready(_)) => Ok(()),
+            Some(State::Broken(why)) => Err(why),
+            None => Err("there is no network".into()),
         }
     }
 
     /// "bridge berth0".
     pub fn describe(&self) -> String {
-        format!("bridge {}", self.config.name)
+        let segments = lock(&self.segments);
+        format!("bridge {}", segments.get(DEFAULT).map_or("", |known| known.segment.link.as_str()))
     }
 
-    /// Takes addresses and ports of the node for a pod, durably, before anything uses them. Called again for the same
-    /// pod: the same answer.
+    /// Takes addresses of a network and ports of the node for a pod, durably, before anything uses them. Called again
+    /// for the same pod: the same answer.
     ///
     /// # Errors
     /// `Unavailable` while the network can't be set up, `Exhausted` when every address is in use, `Precondition` where
     /// a port is taken. After an error the pod may hold some of it: `release`.
-    pub async fn attach(&self, pod: &PodId, ports: &[HostPort]) -> Result<Attachment> {
-        let bridge_index = self.ensure().await?;
-        let (leases, owner, wanted) = (self.leases.clone(), pod.clone(), ports.to_vec());
-        let address = blocking(move || {
-            let mut leases = lock(&leases);
-            if leases.holds(&owner, &wanted).is_none() {
-                wanted.iter().try_for_each(listens_nowhere)?;
+    pub async fn attach(&self, pod: &PodId, network: &str, ports: &[HostPort]) -> Result<Attachment> {
+        let (segment, bridge) = self.ensure(network).await?;
+        self.leaving.left(pod).await;
+        let seat = loop {
+            match self.take(pod, network, ports).await {
+                // Those who are leaving make room in a moment.
+                Err(error) if error.kind == Kind::Exhausted && self.leaving.one_left().await => {}
+                outcome => break outcome?,
             }
-            leases.take(&owner, &wanted)
-        })
-        .await?;
+        };
         if !ports.is_empty() {
             self.open_ports().await?;
+            take_flows_over(&seat, ports).await;
         }
-        Ok(self.attachment(pod, address, bridge_index))
+        Ok(attachment(pod, &seat, &segment, bridge))
     }
 
     /// Lets the pod's ports of the node go; its addresses it keeps, and `attach` takes ports again. None: success.
@@ -129,27 +146,42 @@ impl Bridge {
                 return Ok(false);
             }
             // With its address only, for the next daemon too.
-            leases.take(&owner, &[]).map(|_| true)
+            let Some(network) = leases.seat(&owner).map(|seat| seat.network.clone()) else {
+                return Ok(true);
+            };
+            leases.take(&owner, &network, &[]).map(|_| true)
         })
         .await?;
         if closed { self.open_ports().await } else { Ok(()) }
     }
 
-    /// Gives the addresses back once the pod's host link is gone (the netns was let go before). Absent: success.
+    /// Lets the pod's ports go at once, and in the background its addresses, once its host link is gone (the netns was
+    /// let go before). Absent: success.
     ///
-    /// A link that stays is deleted after three seconds. After an error the pod holds its addresses still.
+    /// A link that stays is deleted after three seconds. After an error the pod holds all of it still.
     pub async fn release(&self, pod: &PodId) -> Result<()> {
-        let closed = lock(&self.leases).close(pod);
-        if let Some(ports) = closed
-            && let Err(error) = self.open_ports().await
-        {
-            // The table has them still: the next release has to close them.
-            lock(&self.leases).reopen(pod, ports);
-            return Err(error);
+        let (seat, closed) = {
+            let mut leases = lock(&self.leases);
+            let Some(seat) = leases.seat(pod).cloned() else { return Ok(()) };
+            (seat, leases.close(pod))
+        };
+        if let Some(ports) = closed {
+            if let Err(error) = self.open_ports().await {
+                // The table has them still: the next release has to close them.
+                lock(&self.leases).reopen(pod, ports);
+                return Err(error);
+            }
+            if ports.iter().any(|port| port.protocol == Protocol::Udp) {
+                told(blocking(move || conntrack::forget(&seat)).await);
+            }
         }
-        link_gone(&host_name(pod)).await?;
-        let (leases, owner) = (self.leases.clone(), pod.clone());
-        blocking(move || lock(&leases).give_back(&owner)).await
+        self.leaving.begin(pod, vec![host_name(pod)]);
+        Ok(())
+    }
+
+    /// What could not be undone yet, a sentence each.
+    pub fn troubles(&self) -> Vec<String> {
+        self.leaving.troubles()
     }
 
     /// Pods that hold an address, for the reconcile at start.
@@ -162,7 +194,7 @@ impl Bridge {
         let dir = Path::new("/sys/class/net").join(host_name(pod)).join("statistics");
         let counter = |name: &str| std::fs::read_to_string(dir.join(name)).ok()?.trim().parse().ok();
         Some(LinkStats {
-            name: settings::POD_LINK.to_owned(),
+            name: segment::POD_LINK.to_owned(),
             rx_bytes: counter("tx_bytes")?,
             rx_packets: counter("tx_packets")?,
             rx_errors: counter("tx_errors")?,
@@ -174,86 +206,166 @@ impl Bridge {
         })
     }
 
-    /// Removes bridge and table, for tests and an uninstall. Leases stay; forwarding stays on.
+    /// Removes bridges and tables, for tests and an uninstall. Leases stay; forwarding stays on.
     pub async fn dismantle(&self) -> Result<()> {
-        *lock(&self.state) = State::Broken("dismantled".into());
-        let table = table::remove(&self.config.table).await;
+        let mut outcome = table::remove(&self.table).await;
         let route = Route::open()?;
-        if let Some(link) = route.link(&self.config.name).await? {
-            route.delete(link, &self.config.name).await?;
-        }
-        table
-    }
-
-    /// The bridge's index, after setting up whatever is not there (any more). Two at once do the same thing twice.
-    async fn ensure(&self) -> Result<u32> {
-        let route = Route::open()?;
-        let known = lock(&self.state).clone();
-        if let State::Ready { index } = known {
-            let found = route.link(&self.config.name).await?;
-            if found.is_some_and(|link| link.index == index) {
-                return Ok(index);
+        for segment in self.segments() {
+            self.note(&segment.name, State::Broken("dismantled".into()));
+            if let Some(link) = route.link(&segment.link).await? {
+                outcome = outcome.and(route.delete(link, &segment.link).await);
             }
         }
-        let outcome = self.set_up(&route).await.map_err(|error| {
-            Error::new(Kind::Unavailable, "set up pod network", self.describe()).because(error)
-        });
-        *lock(&self.state) = match &outcome {
-            Ok(index) => State::Ready { index: *index },
-            Err(error) => State::Broken(error.chain()),
-        };
         outcome
     }
 
-    async fn set_up(&self, route: &Route) -> Result<u32> {
-        let link = route.bridge(&self.config, self.subnet).await?;
-        self.open_ports().await?;
-        Ok(link.index)
+    fn segments(&self) -> Vec<Segment> {
+        lock(&self.segments).values().map(|known| known.segment.clone()).collect()
     }
 
-    /// Brings the table to what the leases say.
-    async fn open_ports(&self) -> Result<()> {
-        let _alone = self.table.lock().await;
-        let ports = lock(&self.leases).ports();
-        table::install(&self.config, self.subnet, &ports).await
+    fn note(&self, network: &str, state: State) {
+        if let Some(known) = lock(&self.segments).get_mut(network) {
+            known.state = state;
+        }
     }
 
-    fn attachment(&self, pod: &PodId, address: Ipv4Addr, bridge_index: u32) -> Attachment {
-        let link = launch::Link {
-            host_name: host_name(pod),
-            name: settings::POD_LINK.to_owned(),
-            mtu: self.config.mtu,
-            bridge_index,
-            mac: route::mac(address).to_vec(),
-            addresses: vec![launch::Address {
-                ip: address.octets().to_vec(),
-                prefix: u32::from(self.subnet.prefix()),
-            }],
-            routes: vec![launch::Route {
-                to: Vec::new(),
-                prefix: 0,
-                via: self.subnet.gateway().octets().to_vec(),
-            }],
-            // A pod may reach itself through a service's address, once there are any.
-            hairpin: true,
+    /// The network and its bridge, after setting up whatever is not there (any more). Two at once do the same thing
+    /// twice.
+    async fn ensure(&self, network: &str) -> Result<(Segment, route::Link)> {
+        let known = lock(&self.segments).get(network).cloned();
+        let Some(Known { segment, state }) = known else {
+            return Err(Error::not_found("join network", network)
+                .because(Cause("no network of that name was created".into()))
+                .hint("`berth network ls` shows those there are"));
         };
-        Attachment { link, ips: vec![address.into()] }
+        let route = Route::open()?;
+        if let State::Ready(link) = state {
+            let found = route.link(&segment.link).await?;
+            if found.is_some_and(|found| found.index == link.index) {
+                return Ok((segment, link));
+            }
+        }
+        let set_up = async {
+            let link = route.bridge(&segment).await?;
+            self.open_ports().await?;
+            Ok(link)
+        };
+        let outcome = set_up.await.map_err(|error: Error| {
+            Error::new(Kind::Unavailable, "set up pod network", format!("bridge {}", segment.link))
+                .because(error)
+        });
+        let state = match &outcome {
+            Ok(link) => State::Ready(*link),
+            Err(error) => State::Broken(error.chain()),
+        };
+        self.note(network, state);
+        outcome.map(|link| (segment, link))
+    }
+
+    /// Brings the tables to what the leases say.
+    async fn open_ports(&self) -> Result<()> {
+        let _alone = self.writing.lock().await;
+        let ports = lock(&self.leases).ports();
+        table::install(&self.table, &self.segments(), &ports).await
+    }
+
+    async fn take(&self, pod: &PodId, network: &str, ports: &[HostPort]) -> Result<Seat> {
+        let (leases, owner, wanted) = (Arc::clone(&self.leases), pod.clone(), ports.to_vec());
+        let network = network.to_owned();
+        blocking(move || {
+            let mut leases = lock(&leases);
+            if leases.holds(&owner, &network, &wanted).is_none() {
+                wanted.iter().try_for_each(is_nobodys)?;
+            }
+            leases.take(&owner, &network, &wanted)
+        })
+        .await
+    }
+}
+
+fn attachment(pod: &PodId, seat: &Seat, segment: &Segment, bridge: route::Link) -> Attachment {
+    let with_subnet = |address: &IpAddr| Some((*address, segment.of(Family::of(*address))?));
+    let places: Vec<_> = seat.addresses.iter().filter_map(with_subnet).collect();
+    let octets = |address: IpAddr| match address {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    let link = launch::Link {
+        host_name: host_name(pod),
+        name: segment::POD_LINK.to_owned(),
+        mtu: bridge.mtu,
+        bridge_index: bridge.index,
+        mac: seat.addresses.first().map(|address| route::mac(*address).to_vec()).unwrap_or_default(),
+        addresses: places
+            .iter()
+            .map(|(ip, subnet)| launch::Address { ip: octets(*ip), prefix: subnet.prefix().into() })
+            .collect(),
+        routes: places
+            .iter()
+            .filter(|_| segment.reach == segment::Reach::Everybody)
+            .map(|(_, subnet)| launch::Route { to: Vec::new(), prefix: 0, via: octets(subnet.gateway()) })
+            .collect(),
+        // A pod may reach itself through a service's address, once there are any.
+        hairpin: true,
+    };
+    Attachment { link, ips: seat.addresses.clone() }
+}
+
+/// UDP clients that were served by others go on with the pod.
+async fn take_flows_over(seat: &Seat, ports: &[HostPort]) {
+    if !ports.iter().any(|port| port.protocol == Protocol::Udp) {
+        return;
+    }
+    let (seat, ports) = (seat.clone(), ports.to_vec());
+    let taken = async {
+        let locals = Route::open()?.locals().await?;
+        blocking(move || conntrack::take_over(&seat, &ports, &locals)).await
+    };
+    told(taken.await);
+}
+
+/// A kernel without nf_conntrack_netlink keeps flows until they rest; the port serves all others.
+fn told(deleted: Result<usize>) {
+    match deleted {
+        Ok(0) => {}
+        Ok(count) => info!(count, "udp flows of a port of the node are cut: it leads elsewhere now"),
+        Err(error) => {
+            warn!(error = error.chain(), "udp clients of before may go on with who served them before")
+        }
     }
 }
 
 /// Whether a port of the node is nobody's: the rules would take it from a server that listens there.
 ///
 /// # Errors
-/// `Precondition` where somebody listens.
-fn listens_nowhere(port: &HostPort) -> Result<()> {
-    let at = (port.address, port.host);
-    let bound = match port.protocol {
-        Protocol::Tcp => std::net::TcpListener::bind(at).map(drop),
-        Protocol::Udp => std::net::UdpSocket::bind(at).map(drop),
-        // The kernel may not have it at all; whoever listens keeps the node's own traffic.
-        Protocol::Sctp => Ok(()),
+/// `Precondition` where somebody listens; `Unimplemented` for ::1, which the kernel lets nobody lead elsewhere.
+fn is_nobodys(port: &HostPort) -> Result<()> {
+    if let Some(IpAddr::V6(address)) = port.address
+        && address.is_loopback()
+    {
+        return Err(Error::new(Kind::Unimplemented, "take port of the node", port.to_string())
+            .because(Cause("what is sent to ::1 can't leave the node's loopback".into()))
+            .hint("name 127.0.0.1, or no address"));
+    }
+    let addresses = match port.address {
+        Some(address) => vec![address],
+        None => vec![std::net::Ipv4Addr::UNSPECIFIED.into(), std::net::Ipv6Addr::UNSPECIFIED.into()],
     };
-    bound.map_err(|error| {
+    let bind = |address: &IpAddr| {
+        let at = (*address, port.host);
+        match port.protocol {
+            Protocol::Tcp => TcpListener::bind(at).map(drop),
+            Protocol::Udp => UdpSocket::bind(at).map(drop),
+            // The kernel may not have it at all; whoever listens keeps the node's own traffic.
+            Protocol::Sctp => Ok(()),
+        }
+    };
+    let no_family = |error: &std::io::Error| {
+        port.address.is_none()
+            && matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
+    };
+    let bound = addresses.iter().map(bind).find(|bound| bound.as_ref().is_err_and(|error| !no_family(error)));
+    bound.unwrap_or(Ok(())).map_err(|error| {
         Error::new(Kind::Precondition, "take port of the node", format!("{}/{}", port.host, port.protocol))
             .because(error)
             .hint("something else listens there, or the address is not the node's: choose another port")
@@ -263,25 +375,6 @@ fn listens_nowhere(port: &HostPort) -> Result<()> {
 /// The host end of a pod's pair: 14 bytes of the 15 that an interface's name may have.
 fn host_name(pod: &PodId) -> String {
     format!("bth{}", &pod.as_str()[..11])
-}
-
-/// Waits until the kernel has removed a link, which it does some time after its namespace; then removes it itself.
-async fn link_gone(name: &str) -> Result<()> {
-    let route = Route::open()?;
-    let until = Instant::now() + LINK_GOES_WITHIN;
-    let mut pause = FIRST_PAUSE;
-    while let Some(link) = route.link(name).await? {
-        if Instant::now() >= until {
-            warn!(
-                link = name,
-                "deleting a pod's link that outlived it: something holds its network namespace"
-            );
-            return route.delete(link, name).await;
-        }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LAST_PAUSE);
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -4,20 +4,23 @@
 //! ```text
 //! Network ─┬─ cni      pods that a kubelet asks for, where there is a configuration in network.conf_dir
 //!          └─ bridge   all others, and those of people
-//!               config ── subnet ─┬─ pool ── lease    who has which address, in memory and on disk
-//!                                 ├─ route            the bridge and the host ends of pods, by netlink
-//!                                 └─ table            forwarding and the nftables table: the way out, the ports in
+//!               segment ── subnet ─┬─ pool ── lease ── leaving   who has which address, in memory and on disk
+//!                                  ├─ route                      the bridge and the host ends of pods, by netlink
+//!                                  ├─ table                      forwarding and nftables: the way out, the ports in
+//!                                  └─ conntrack                  flows of a port that leads elsewhere now
 //!
 //! attach ──> the sandbox shim makes and pins the namespace ──> plug ──> … ──> unplug ──> it is let go ──> release
 //! ```
 
 mod bridge;
 mod cni;
+mod conntrack;
 mod lease;
+mod leaving;
 mod pool;
 mod port;
 mod route;
-mod settings;
+mod segment;
 mod subnet;
 mod table;
 
@@ -125,7 +128,9 @@ impl Network {
 
     /// What could not be undone yet, a sentence each.
     pub fn troubles(&self) -> Vec<String> {
-        self.cni.troubles()
+        let mut troubles = self.cni.troubles();
+        troubles.extend(self.bridge.troubles());
+        troubles
     }
 
     /// Finds what gives the pod its network; of the bridge, takes addresses and ports, durably, before anything uses
@@ -141,7 +146,7 @@ impl Network {
                 return Ok(Attachment::Plugins(lists));
             }
         }
-        let bridge::Attachment { link, ips } = self.bridge.attach(pod, ports).await?;
+        let bridge::Attachment { link, ips } = self.bridge.attach(pod, segment::DEFAULT, ports).await?;
         Ok(Attachment::Bridge { link: Box::new(link), ips })
     }
 
@@ -175,7 +180,8 @@ impl Network {
         self.bridge.close_ports(pod).await
     }
 
-    /// Gives the addresses of the bridge back, once the namespace was let go. Absent: success.
+    /// Gives the addresses of the bridge back once the namespace, which was let go before, is gone; nobody waits for
+    /// that. Absent: success.
     pub async fn release(&self, pod: &PodId) -> Result<()> {
         self.bridge.release(pod).await
     }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    net::IpAddr,
 };
 
 use super::subnet::Subnet;
@@ -12,10 +12,10 @@ use crate::{Error, Kind, Result, id::PodId};
 #[derive(Debug)]
 pub struct Pool {
     subnet: Subnet,
-    by_pod: BTreeMap<PodId, Ipv4Addr>,
-    taken: BTreeSet<Ipv4Addr>,
+    by_pod: BTreeMap<PodId, IpAddr>,
+    taken: BTreeSet<IpAddr>,
     /// A freed address rests as long as it can: its last owner is still in others' caches.
-    last: Ipv4Addr,
+    last: IpAddr,
 }
 
 impl Pool {
@@ -24,7 +24,7 @@ impl Pool {
     }
 
     /// Puts a pod back that held an address before; `false` where another holds that one.
-    pub fn restore(&mut self, pod: PodId, address: Ipv4Addr) -> bool {
+    pub fn restore(&mut self, pod: PodId, address: IpAddr) -> bool {
         if !self.taken.insert(address) {
             return false;
         }
@@ -36,7 +36,7 @@ impl Pool {
     }
 
     /// The pod's address if it has one of this subnet; leases of an earlier subnet are not good any more.
-    pub fn held(&self, pod: &PodId) -> Option<Ipv4Addr> {
+    pub fn held(&self, pod: &PodId) -> Option<IpAddr> {
         self.by_pod.get(pod).copied().filter(|address| self.subnet.has(*address))
     }
 
@@ -44,8 +44,9 @@ impl Pool {
     ///
     /// # Errors
     /// `Exhausted` says how many are in use.
-    pub fn next(&self) -> Result<Ipv4Addr> {
+    pub fn next(&self) -> Result<IpAddr> {
         let mut candidate = self.last;
+        // At most one more than there are taken: capacity may be a number that nobody counts to.
         for _ in 0..self.subnet.capacity() {
             candidate = self.subnet.after(candidate);
             if !self.taken.contains(&candidate) {
@@ -55,11 +56,11 @@ impl Pool {
         let held = self.taken.iter().filter(|address| self.subnet.has(**address)).count();
         Err(Error::new(Kind::Exhausted, "allocate address", self.subnet.to_string())
             .because(crate::error::Cause(format!("all {held} addresses for pods are in use")))
-            .hint("remove pods, or set network.bridge.subnet to a larger one"))
+            .hint("remove pods, or give the network a larger subnet"))
     }
 
     /// Gives an address that `next` named.
-    pub fn give(&mut self, pod: PodId, address: Ipv4Addr) {
+    pub fn give(&mut self, pod: PodId, address: IpAddr) {
         self.free(&pod);
         self.last = address;
         self.taken.insert(address);
@@ -72,7 +73,12 @@ impl Pool {
         }
     }
 
-    pub fn pods(&self) -> Vec<PodId> {
+    pub fn subnet(&self) -> Subnet {
+        self.subnet
+    }
+
+    #[cfg(test)]
+    fn pods(&self) -> Vec<PodId> {
         self.by_pod.keys().cloned().collect()
     }
 }
@@ -89,11 +95,20 @@ mod tests {
 
     #[test]
     fn a_freed_address_is_given_again_last() {
-        let mut pool = Pool::new(Subnet::parse("10.9.0.0/29").unwrap());
+        for subnet in ["10.9.0.0/29", "fd09::/125"] {
+            given_again_last(Subnet::parse(subnet).unwrap());
+        }
+    }
+
+    fn given_again_last(subnet: Subnet) {
+        let mut pool = Pool::new(subnet);
         let take = |pool: &mut Pool, number| {
             let address = pool.next().unwrap();
             pool.give(pod(number), address);
-            address.octets()[3]
+            match address {
+                IpAddr::V4(ip) => ip.octets()[3],
+                IpAddr::V6(ip) => ip.octets()[15],
+            }
         };
         assert_eq!([take(&mut pool, 1), take(&mut pool, 2)], [2, 3]);
         pool.free(&pod(1));
@@ -106,10 +121,10 @@ mod tests {
     #[test]
     fn leases_of_another_subnet_are_known_but_not_good() {
         let mut pool = Pool::new(Subnet::parse("10.9.0.0/29").unwrap());
-        assert!(pool.restore(pod(1), Ipv4Addr::new(172, 16, 0, 9)));
+        assert!(pool.restore(pod(1), "172.16.0.9".parse().unwrap()));
         assert_eq!((pool.held(&pod(1)), pool.pods()), (None, vec![pod(1)]));
-        assert!(!pool.restore(pod(2), Ipv4Addr::new(172, 16, 0, 9)));
-        assert_eq!(pool.next().unwrap(), Ipv4Addr::new(10, 9, 0, 2));
+        assert!(!pool.restore(pod(2), "172.16.0.9".parse().unwrap()));
+        assert_eq!(pool.next().unwrap().to_string(), "10.9.0.2");
     }
 
     proptest! {
@@ -120,7 +135,7 @@ mod tests {
         ) {
             let subnet = Subnet::parse(&format!("10.9.0.0/{prefix}")).unwrap();
             let mut pool = Pool::new(subnet);
-            let mut model: BTreeMap<PodId, Ipv4Addr> = BTreeMap::new();
+            let mut model: BTreeMap<PodId, IpAddr> = BTreeMap::new();
             for (take, number) in steps {
                 let pod = pod(number);
                 if !take {
@@ -136,7 +151,7 @@ mod tests {
                         }
                         Err(error) => {
                             prop_assert_eq!(error.kind, Kind::Exhausted);
-                            prop_assert_eq!(model.len(), subnet.capacity());
+                            prop_assert_eq!(model.len() as u128, subnet.capacity());
                         }
                     }
                 }

@@ -1,13 +1,19 @@
 //! Ports of the node that lead into pods. Pure: which may be together, how they are written down.
 
-use std::{fmt, net::Ipv4Addr, str::FromStr};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    str::FromStr,
+};
+
+use super::subnet::Family;
 
 /// One port of the node and where it leads in the pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HostPort {
     pub protocol: Protocol,
-    /// Unspecified: every address of the node.
-    pub address: Ipv4Addr,
+    /// None: every address of the node. An unspecified one: every address of that family.
+    pub address: Option<IpAddr>,
     pub host: u16,
     pub pod: u16,
 }
@@ -22,9 +28,19 @@ pub enum Protocol {
 impl HostPort {
     /// Whether a packet could be for both.
     pub fn collides(&self, other: &Self) -> bool {
-        let meet =
-            self.address == other.address || self.address.is_unspecified() || other.address.is_unspecified();
+        let meet = match (self.address, other.address) {
+            (None, _) | (_, None) => true,
+            (Some(one), Some(another)) => {
+                Family::of(one) == Family::of(another)
+                    && (one == another || one.is_unspecified() || another.is_unspecified())
+            }
+        };
         self.protocol == other.protocol && self.host == other.host && meet
+    }
+
+    /// Whether packets of that family can be for it.
+    pub fn is_of(&self, family: Family) -> bool {
+        self.address.is_none_or(|address| Family::of(address) == family)
     }
 }
 
@@ -38,11 +54,14 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// `tcp 0.0.0.0:8080 80`: a line of a lease.
+/// `tcp *:8080 80`, `udp 127.0.0.1:53 53`, `tcp [fd00::1]:80 80`: a line of a lease.
 impl fmt::Display for HostPort {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { protocol, address, host, pod } = self;
-        write!(formatter, "{protocol} {address}:{host} {pod}")
+        match address {
+            Some(address) => write!(formatter, "{protocol} {} {pod}", SocketAddr::new(*address, *host)),
+            None => write!(formatter, "{protocol} *:{host} {pod}"),
+        }
     }
 }
 
@@ -58,13 +77,15 @@ impl FromStr for HostPort {
                 "sctp" => Protocol::Sctp,
                 _ => return None,
             };
-            let (address, host) = words.next()?.split_once(':')?;
-            let port = Self {
-                protocol,
-                address: address.parse().ok()?,
-                host: host.parse().ok()?,
-                pod: words.next()?.parse().ok()?,
+            let word = words.next()?;
+            let (address, host) = match word.strip_prefix("*:") {
+                Some(host) => (None, host.parse().ok()?),
+                None => {
+                    let at: SocketAddr = word.parse().ok()?;
+                    (Some(at.ip()), at.port())
+                }
             };
+            let port = Self { protocol, address, host, pod: words.next()?.parse().ok()? };
             words.next().is_none().then_some(port)
         };
         read().ok_or_else(|| format!("{line:?} is no port of the node"))
@@ -81,7 +102,13 @@ mod tests {
 
     #[test]
     fn a_port_is_read_as_it_was_written() {
-        for text in ["tcp 0.0.0.0:8080 80", "udp 127.0.0.1:53 5353", "sctp 10.0.0.1:1 65535"] {
+        for text in [
+            "tcp *:8080 80",
+            "tcp 0.0.0.0:8080 80",
+            "udp 127.0.0.1:53 5353",
+            "sctp 10.0.0.1:1 65535",
+            "tcp [fd00::1]:80 8080",
+        ] {
             assert_eq!(port(text).to_string(), text);
         }
         for wrong in [
@@ -99,8 +126,10 @@ mod tests {
 
     #[test]
     fn ports_collide_where_a_packet_could_be_for_both() {
-        let all = port("tcp 0.0.0.0:80 1");
+        let all = port("tcp *:80 1");
         let rows = [
+            ("tcp [fd00::1]:80 1", true),
+            ("tcp [::]:80 1", true),
             ("tcp 0.0.0.0:80 2", true),
             ("tcp 127.0.0.1:80 1", true),
             ("tcp 0.0.0.0:81 1", false),
@@ -113,6 +142,8 @@ mod tests {
                 "{other}"
             );
         }
+        assert!(!port("tcp 0.0.0.0:80 1").collides(&port("tcp [::]:80 1")));
+        assert!(port("tcp [::]:80 1").collides(&port("tcp [::1]:80 1")));
         assert!(!port("tcp 127.0.0.1:80 1").collides(&port("tcp 10.0.0.1:80 1")));
     }
 }

@@ -1,85 +1,156 @@
-//! The pods' subnet: its text checked, its addresses named. Pure.
+//! A subnet of pods: its text checked, its addresses named. Both families are counted the same way. Pure.
 
-use std::{fmt, net::Ipv4Addr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
-use crate::{Error, Result};
-
-/// An IPv4 network of 2 to 2^24 addresses. The first usable one is the gateway's.
+/// An IPv4 network of 2 to 2^24 addresses, or an IPv6 network of 2 to 2^80. The first usable one is the gateway's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Subnet {
-    network: u32,
+    family: Family,
+    /// The bits of an IPv4 address are the lowest 32.
+    network: u128,
     prefix: u8,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    pub fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+
+    fn bits(self) -> u8 {
+        match self {
+            Self::V4 => 32,
+            Self::V6 => 128,
+        }
+    }
+
+    fn address(self, number: u128) -> IpAddr {
+        match self {
+            Self::V4 => Ipv4Addr::from(number as u32).into(),
+            Self::V6 => Ipv6Addr::from(number).into(),
+        }
+    }
+
+    /// Of the bits behind a prefix.
+    fn rest(self, prefix: u8) -> u128 {
+        let bits = self.bits() - prefix;
+        if bits == 128 { u128::MAX } else { (1 << bits) - 1 }
+    }
 }
 
 impl Subnet {
     /// Takes CIDR text.
     ///
     /// # Errors
-    /// `Invalid` names the key and what is wrong with its value.
-    pub fn parse(text: &str) -> Result<Self> {
-        let invalid =
-            |cause: String| Err(Error::invalid("read network.bridge.subnet", format!("{text:?}"), cause));
+    /// What is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
         let Some((address, prefix)) = text.split_once('/') else {
-            return invalid("a subnet is an address, a slash and a prefix, as 10.88.0.0/16".into());
+            return Err("a subnet is an address, a slash and a prefix, as 10.88.0.0/16".into());
         };
-        let Ok(address) = address.parse::<Ipv4Addr>() else {
-            return invalid(format!("{address:?} is no IPv4 address"));
+        let address: IpAddr = address.parse().map_err(|_| format!("{address:?} is no IP address"))?;
+        let family = Family::of(address);
+        let (least, most) = match family {
+            Family::V4 => (8, 30),
+            Family::V6 => (48, 126),
         };
         let plain =
-            !prefix.is_empty() && prefix.len() <= 2 && prefix.bytes().all(|byte| byte.is_ascii_digit());
-        let Some(prefix) = prefix.parse::<u8>().ok().filter(|prefix| plain && (8..=30).contains(prefix))
-        else {
-            return invalid(format!("the prefix is {prefix:?}, not one of 8 to 30"));
+            !prefix.is_empty() && prefix.len() <= 3 && prefix.bytes().all(|byte| byte.is_ascii_digit());
+        let shown = prefix.parse::<u8>().ok().filter(|number| plain && number.to_string() == prefix);
+        let Some(prefix) = shown.filter(|number| (least..=most).contains(number)) else {
+            return Err(format!("the prefix is {prefix:?}, not one of {least} to {most}"));
         };
-        let network = u32::from(address) & (u32::MAX << (32 - prefix));
-        let subnet = Self { network, prefix };
-        if network != u32::from(address) {
-            return invalid(format!("address bits are set after the prefix: write {subnet}"));
+        let network = number(address) & !family.rest(prefix);
+        let subnet = Self { family, network, prefix };
+        if network != number(address) {
+            return Err(format!("address bits are set after the prefix: write {subnet}"));
         }
-        if address.is_loopback() || address.is_multicast() || matches!(address.octets()[0], 0 | 240..) {
-            return invalid(
-                "pods can't have addresses of that range; 10.0.0.0/8 and the like are for them".into(),
-            );
+        let good = match address {
+            IpAddr::V4(ip) => !(ip.is_loopback() || ip.is_multicast() || matches!(ip.octets()[0], 0 | 240..)),
+            IpAddr::V6(ip) => {
+                let link_local = ip.segments()[0] & 0xffc0 == 0xfe80;
+                !(ip.is_multicast() || link_local || ip.segments()[..3] == [0; 3])
+            }
+        };
+        match good {
+            true => Ok(subnet),
+            false => {
+                Err("pods can't have addresses of that range; 10.0.0.0/8, fd00::/8 and the like are for them"
+                    .into())
+            }
         }
-        Ok(subnet)
+    }
+
+    pub fn family(self) -> Family {
+        self.family
     }
 
     pub fn prefix(self) -> u8 {
         self.prefix
     }
 
-    pub fn gateway(self) -> Ipv4Addr {
-        Ipv4Addr::from(self.network + 1)
+    pub fn gateway(self) -> IpAddr {
+        self.family.address(self.network + 1)
     }
 
     /// Whether a pod may have this address: neither network, gateway nor broadcast.
-    pub fn has(self, address: Ipv4Addr) -> bool {
-        (self.first()..=self.last()).contains(&u32::from(address))
+    pub fn has(self, address: IpAddr) -> bool {
+        Family::of(address) == self.family && (self.first()..=self.last()).contains(&number(address))
+    }
+
+    /// Whether an address lies in the range, whoever has it.
+    pub fn contains(self, address: IpAddr) -> bool {
+        self.meets(address, self.family.bits())
+    }
+
+    /// Whether the range and another one, as a route has it, have an address in common.
+    pub fn meets(self, address: IpAddr, prefix: u8) -> bool {
+        let shorter = self.prefix.min(prefix);
+        let known = Family::of(address) == self.family && prefix <= self.family.bits();
+        known && (self.network ^ number(address)) & !self.family.rest(shorter) & self.family.rest(0) == 0
     }
 
     /// How many pods fit.
-    pub fn capacity(self) -> usize {
-        (self.last() - self.first()) as usize + 1
+    pub fn capacity(self) -> u128 {
+        self.last() - self.first() + 1
     }
 
     /// The pods' address after this one, round and round; of one outside, the first.
-    pub fn after(self, address: Ipv4Addr) -> Ipv4Addr {
-        let next = u32::from(address).saturating_add(1);
-        Ipv4Addr::from(if (self.first()..=self.last()).contains(&next) { next } else { self.first() })
+    pub fn after(self, address: IpAddr) -> IpAddr {
+        let next = number(address).saturating_add(1);
+        let inside = Family::of(address) == self.family && (self.first()..=self.last()).contains(&next);
+        self.family.address(if inside { next } else { self.first() })
     }
 
-    fn first(self) -> u32 {
+    fn first(self) -> u128 {
         self.network + 2
     }
 
-    fn last(self) -> u32 {
-        (self.network | (u32::MAX >> self.prefix)) - 1
+    fn last(self) -> u128 {
+        (self.network | self.family.rest(self.prefix)) - 1
     }
 }
 
 impl fmt::Display for Subnet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", Ipv4Addr::from(self.network), self.prefix)
+        write!(f, "{}/{}", self.family.address(self.network), self.prefix)
+    }
+}
+
+fn number(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(ip) => u32::from(ip).into(),
+        IpAddr::V6(ip) => ip.into(),
     }
 }
 
@@ -87,23 +158,30 @@ impl fmt::Display for Subnet {
 mod tests {
     use super::*;
 
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
     #[test]
     fn good_subnets_have_a_gateway_and_room_for_pods() {
         for (text, gateway, first, capacity) in [
-            ("10.88.0.0/16", [10, 88, 0, 1], [10, 88, 0, 2], 65_533),
-            ("192.168.7.4/30", [192, 168, 7, 5], [192, 168, 7, 6], 1),
-            ("10.0.0.0/8", [10, 0, 0, 1], [10, 0, 0, 2], 16_777_213),
+            ("10.88.0.0/16", "10.88.0.1", "10.88.0.2", 65_533),
+            ("192.168.7.4/30", "192.168.7.5", "192.168.7.6", 1),
+            ("10.0.0.0/8", "10.0.0.1", "10.0.0.2", 16_777_213),
+            ("fd00:1::/64", "fd00:1::1", "fd00:1::2", (1 << 64) - 3),
+            ("fd00:1::10/126", "fd00:1::11", "fd00:1::12", 1),
         ] {
             let subnet = Subnet::parse(text).unwrap();
             assert_eq!(subnet.to_string(), text);
-            assert_eq!(subnet.gateway(), Ipv4Addr::from(gateway));
-            assert_eq!(subnet.after(subnet.gateway()), Ipv4Addr::from(first));
+            assert_eq!(subnet.gateway(), ip(gateway));
+            assert_eq!(subnet.after(subnet.gateway()), ip(first));
             assert_eq!(subnet.capacity(), capacity);
+            assert!(subnet.has(ip(first)) && !subnet.has(ip(gateway)) && subnet.contains(ip(gateway)));
         }
     }
 
     #[test]
-    fn bad_subnets_are_refused_with_the_key() {
+    fn bad_subnets_are_refused() {
         let bad = [
             "",
             "/",
@@ -121,16 +199,36 @@ mod tests {
             "224.0.0.0/8",
             "0.0.0.0/8",
             "255.0.0.0/8",
-            "fd00::/64",
+            "fd00::/127",
+            "fd00::/47",
+            "fe80::/64",
+            "ff02::/64",
+            "::/64",
             "10.88.0.0/16 ; reboot",
             "x/16",
             " 10.88.0.0/16",
         ];
         for text in bad {
-            let error = Subnet::parse(text).unwrap_err();
-            assert_eq!(error.kind, crate::Kind::Invalid);
-            assert!(error.chain().contains("network.bridge.subnet"), "{text}: {}", error.chain());
+            assert!(Subnet::parse(text).is_err(), "{text}");
         }
-        assert!(Subnet::parse("10.88.0.1/16").unwrap_err().chain().contains("write 10.88.0.0/16"));
+        assert!(Subnet::parse("10.88.0.1/16").unwrap_err().contains("write 10.88.0.0/16"));
+    }
+
+    #[test]
+    fn ranges_meet_where_one_is_in_the_other() {
+        let rows = [
+            ("10.88.0.0/16", "10.88.3.0", 24, true),
+            ("10.88.0.0/16", "10.0.0.0", 8, true),
+            ("10.88.0.0/16", "10.89.0.0", 16, false),
+            ("10.88.0.0/16", "0.0.0.0", 0, true),
+            ("10.88.0.0/16", "fd00::", 8, false),
+            ("fd00:1::/64", "fd00:1::", 48, true),
+            ("fd00:1::/64", "fd00:1:0:1::", 64, false),
+            ("fd00:1::/64", "::", 0, true),
+        ];
+        for (subnet, other, prefix, expected) in rows {
+            let subnet = Subnet::parse(subnet).unwrap();
+            assert_eq!(subnet.meets(ip(other), prefix), expected, "{subnet} {other}/{prefix}");
+        }
     }
 }

@@ -1,19 +1,18 @@
 //! A pod's port mappings as the network wants them. Pure.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use berth_cri::v1 as cri;
 
 use crate::{
-    Error, Kind, Result,
-    error::Cause,
+    Error, Result,
     net::{HostPort, Protocol},
 };
 
 /// Reads the mappings that ask for a port of the node: 0 asks for none.
 ///
 /// # Errors
-/// `Invalid` names the field; `Unimplemented` for an IPv6 address, which pods don't have yet.
+/// `Invalid` names the field.
 pub fn host_ports(config: &cri::PodSandboxConfig) -> Result<Vec<HostPort>> {
     let wanted = config.port_mappings.iter().enumerate().filter(|(_, port)| port.host_port > 0);
     wanted.map(|(n, port)| host_port(n, port)).collect()
@@ -26,23 +25,10 @@ fn host_port(n: usize, port: &cri::PortMapping) -> Result<HostPort> {
         read.ok_or_else(|| Error::invalid("read port", field(name), format!("{value} is none of 1 to 65535")))
     };
     let address = match port.host_ip.as_str() {
-        "" => Ipv4Addr::UNSPECIFIED,
-        text => match text.parse() {
-            Ok(IpAddr::V4(address)) => address,
-            Ok(IpAddr::V6(address)) if address.is_unspecified() => Ipv4Addr::UNSPECIFIED,
-            Ok(IpAddr::V6(address)) => {
-                return Err(Error::new(Kind::Unimplemented, "take port of the node", address.to_string())
-                    .because(Cause("pods have IPv4 addresses only".into()))
-                    .hint("name an IPv4 address in hostIP, or none"));
-            }
-            Err(_) => {
-                return Err(Error::invalid(
-                    "read port",
-                    field("host_ip"),
-                    format!("{text:?} is no IP address"),
-                ));
-            }
-        },
+        "" => None,
+        text => Some(text.parse::<IpAddr>().map_err(|_| {
+            Error::invalid("read port", field("host_ip"), format!("{text:?} is no IP address"))
+        })?),
     };
     Ok(HostPort {
         protocol: match port.protocol() {
@@ -59,6 +45,7 @@ fn host_port(n: usize, port: &cri::PortMapping) -> Result<HostPort> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Kind;
 
     #[test]
     fn mappings_are_ports_of_the_node_or_nothing_or_told() {
@@ -74,15 +61,10 @@ mod tests {
         };
         use cri::Protocol::{Sctp, Tcp, Udp};
         assert_eq!(read(Tcp, "", 0, 80).unwrap(), Vec::<String>::new());
-        assert_eq!(read(Tcp, "", 8080, 80).unwrap(), ["tcp 0.0.0.0:8080 80"]);
+        assert_eq!(read(Tcp, "", 8080, 80).unwrap(), ["tcp *:8080 80"]);
         assert_eq!(read(Udp, "127.0.0.1", 53, 53).unwrap(), ["udp 127.0.0.1:53 53"]);
-        assert_eq!(read(Sctp, "::", 9, 9).unwrap(), ["sctp 0.0.0.0:9 9"]);
-        let rows = [
-            ("::1", 9, 9, Kind::Unimplemented),
-            ("here", 9, 9, Kind::Invalid),
-            ("", 70_000, 9, Kind::Invalid),
-            ("", 9, 0, Kind::Invalid),
-        ];
+        assert_eq!(read(Sctp, "::", 9, 9).unwrap(), ["sctp [::]:9 9"]);
+        let rows = [("here", 9, 9, Kind::Invalid), ("", 70_000, 9, Kind::Invalid), ("", 9, 0, Kind::Invalid)];
         for (address, host, pod, kind) in rows {
             assert_eq!(read(Tcp, address, host, pod).unwrap_err().kind, kind, "{address} {host} {pod}");
         }

@@ -121,6 +121,12 @@ async fn revive(
         }
         return Ok(None);
     }
+    // It was stopped, and its addresses were to be free once its link had gone.
+    if record.phase() == Phase::Stopped
+        && let Err(error) = rooms.network.release(&id).await
+    {
+        warn!(pod = %id, error = error.chain(), "addresses of a pod that was stopped are not free");
+    }
     // A reboot has ended what ran, and its namespaces with it.
     if record.boot_id != boot_id && record.by() == Client::Cri && record.phase() == Phase::Made {
         sandbox::note(places, &id, &mut record, Phase::Stopping).await?;

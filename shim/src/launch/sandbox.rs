@@ -204,6 +204,8 @@ fn set_up(plan: &SandboxPlan, tasks: &mut [std::fs::File], channel: &Channel) ->
 
 fn pod_end(route: &Route, link: &Link) -> Result<()> {
     let index = index_of(&link.name)?;
+    // Its routes are ours to give: a neighbour that says it is a router is not heard. Without IPv6 there is no such file.
+    std::fs::write(format!("/proc/sys/net/ipv6/conf/{}/accept_ra", link.name), "0").ok();
     for address in &link.addresses {
         route.address(index, &address.ip, address.prefix as u8).at(Step::Link, &link.name)?;
     }

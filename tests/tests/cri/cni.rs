@@ -177,18 +177,20 @@ fn other_plugins_of_the_project_make_networks_too() {
     daemon.cni_list("10.conflist", "1.0.0", &ptp);
     reaches_node("ptp", pod("ptp"));
     // Limits that the pod's annotations ask for; the kernel may not have the discipline: then that is what is told.
-    let mut limited = pod("limited");
-    limited.annotations.insert("kubernetes.io/egress-bandwidth".into(), "100M".into());
     let shaped = json!([daemon.cni_bridge(), {"type": "bandwidth", "capabilities": {"bandwidth": true}}]);
     daemon.cni_list("10.conflist", "1.0.0", &shaped);
-    match daemon.run_pod(limited.clone()) {
-        Ok(made) => {
-            daemon.remove_pod(&made.id).unwrap();
-            reaches_node("bandwidth", limited);
-        }
-        Err(status) => {
-            assert!(status.message().contains("run network plugin bandwidth ADD"), "{status}");
-            berth_tests::skip(test, &format!("its part of bandwidth: {}", status.message()));
+    for direction in ["ingress", "egress"] {
+        let mut limited = pod("limited");
+        limited.annotations.insert(format!("kubernetes.io/{direction}-bandwidth"), "100M".into());
+        match daemon.run_pod(limited.clone()) {
+            Ok(made) => {
+                daemon.remove_pod(&made.id).unwrap();
+                reaches_node("bandwidth", limited);
+            }
+            Err(status) => {
+                assert!(status.message().contains("run network plugin bandwidth ADD"), "{status}");
+                berth_tests::skip(test, &format!("its part of bandwidth, {direction}: {}", status.message()));
+            }
         }
     }
     // Two pods on one macvlan over the bridge, which has a carrier as long as another pod is on it.

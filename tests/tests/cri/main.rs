@@ -8,6 +8,7 @@ mod hostile;
 mod limits;
 mod logs;
 mod namespaces;
+mod network;
 mod node;
 mod observe;
 mod pods;

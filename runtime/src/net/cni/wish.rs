@@ -98,7 +98,7 @@ pub fn capabilities(wish: &Wish, pod_ranges: &[String]) -> Result<Map<String, Va
 }
 
 fn mapping(port: &HostPort) -> Value {
-    let address = if port.address.is_unspecified() { String::new() } else { port.address.to_string() };
+    let address = port.address.map(|address| address.to_string()).unwrap_or_default();
     json!({
         "hostPort": port.host,
         "containerPort": port.pod,
@@ -185,7 +185,7 @@ mod tests {
             (MAC, "02:00:00:00:00:01"),
         ]);
         wish.name = "web".into();
-        wish.ports = vec!["tcp 0.0.0.0:80 8080".parse().unwrap(), "sctp 10.0.0.1:9 9".parse().unwrap()];
+        wish.ports = vec!["tcp *:80 8080".parse().unwrap(), "sctp 10.0.0.1:9 9".parse().unwrap()];
         wish.dns.servers = vec!["10.0.0.10".into()];
         let all = capabilities(&wish, &["10.2.0.0/24".into(), "fd02::/64".into()]).unwrap();
         assert_eq!(
