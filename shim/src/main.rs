@@ -10,6 +10,7 @@ mod kernel;
 mod launch;
 mod log;
 mod oneshot;
+mod own;
 mod record;
 mod report;
 mod requests;
@@ -33,7 +34,15 @@ use berth_launch::{fault, needs};
 use prost::Message;
 
 fn main() -> ExitCode {
-    match std::env::args().nth(1).as_deref() {
+    let mode = std::env::args().nth(1);
+    let launches = ["sandbox", "container", "adopt", "oneshot", "oneshot-exec"];
+    if mode.as_deref().is_some_and(|mode| launches.contains(&mode))
+        && let Err(error) = own::shut_away()
+    {
+        eprintln!("berth-shim: mount our own program read-only: {error}");
+        return ExitCode::FAILURE;
+    }
+    match mode.as_deref() {
         Some("sandbox") => sandbox(),
         Some("container") => container(),
         Some("adopt") => adopt(),

@@ -9,7 +9,9 @@
 //! Each step is taken whatever became of the one before.
 
 use std::{
+    ffi::OsStr,
     fs, io,
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
@@ -94,10 +96,14 @@ fn processes(names: &Names, parents: &[PathBuf]) -> Vec<(Pid, String)> {
     let mut found: Vec<(Pid, String)> = Vec::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let pid = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
-        let program = fs::read_link(entry.path().join("exe"));
-        if let (Some(pid), Ok(program)) = (pid, program)
-            && program.starts_with(&names.directory)
-        {
+        // A shim runs its program by a mount that has no place, and so no path: the word it was called by has one.
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let called =
+            PathBuf::from(OsStr::from_bytes(line.split(|byte| *byte == 0).next().unwrap_or_default()));
+        let program = fs::read_link(entry.path().join("exe")).ok();
+        let program =
+            [program, Some(called)].into_iter().flatten().find(|path| path.starts_with(&names.directory));
+        if let (Some(pid), Some(program)) = (pid, program) {
             found.push((pid, program.display().to_string()));
         }
     }

@@ -1,9 +1,9 @@
-//! execve(2), close_range(2), and what a process drops before it becomes another program.
+//! execve(2), execveat(2), close_range(2), and what a process drops before it becomes another program.
 
 use std::{
     ffi::{CStr, CString},
     io,
-    os::fd::{FromRawFd, OwnedFd},
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
     ptr::null,
 };
 
@@ -13,6 +13,24 @@ pub fn execve(path: &CStr, args: &[CString], env: &[CString]) -> io::Error {
     let env: Vec<_> = env.iter().map(|var| var.as_ptr()).chain([null()]).collect();
     // SAFETY: path is NUL-terminated, both arrays end with a null pointer, and all of it outlives the call.
     unsafe { libc::execve(path.as_ptr(), args.as_ptr(), env.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// Becomes the program that a descriptor is of; returns only on failure. `execveat(2)`.
+pub fn execute(program: BorrowedFd<'_>, args: &[CString], env: &[CString]) -> io::Error {
+    let args: Vec<_> = args.iter().map(|arg| arg.as_ptr()).chain([null()]).collect();
+    let env: Vec<_> = env.iter().map(|var| var.as_ptr()).chain([null()]).collect();
+    // SAFETY: the path is an empty C string, both arrays end with a null pointer, and all of it outlives the call.
+    unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            program.as_raw_fd(),
+            c"".as_ptr(),
+            args.as_ptr(),
+            env.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        )
+    };
     io::Error::last_os_error()
 }
 

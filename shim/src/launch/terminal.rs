@@ -8,6 +8,7 @@ use std::{
 use berth_launch::v1::{Process, Step};
 use rustix::{
     fs::OFlags,
+    io::Errno,
     mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree},
     pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt},
     termios::{Winsize, tcsetwinsize},
@@ -15,7 +16,7 @@ use rustix::{
 
 use super::{
     child::Streams,
-    failure::{At, Result},
+    failure::{At, Result, fail},
     root::Root,
 };
 
@@ -44,7 +45,14 @@ pub fn pair(root: &Root, process: &Process) -> Result<(Streams, OwnedFd)> {
 /// Shows the terminal as /dev/console, where programs that manage a system look for one.
 fn console(root: &Root, slave: &OwnedFd) -> Result<()> {
     let path = Path::new("/dev/console");
-    let target = root.make_file(path).at(Step::Pty, path)?;
+    // A link there would have it cover another file of the container's, before /proc's are masked (CVE-2025-52565).
+    let target = match root.open_plain(path, OFlags::PATH) {
+        Err(Errno::NOENT) => root.make_file(path).at(Step::Pty, path)?,
+        Err(Errno::LOOP) => {
+            return Err(fail(Step::Pty, path, libc::ELOOP, "the image has a symbolic link there"));
+        }
+        other => other.at(Step::Pty, path)?,
+    };
     let flags =
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     let tree = open_tree(slave, "", flags).at(Step::Pty, path)?;

@@ -13,6 +13,7 @@
 
 use std::{
     fs,
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -195,7 +196,10 @@ fn private_dirty_kib(program: &Path) -> Result<f64> {
     let mut count = 0;
     for entry in fs::read_dir("/proc").map_err(|error| format!("read /proc: {error}"))?.flatten() {
         let place = entry.path();
-        if fs::read_link(place.join("exe")).is_ok_and(|exe| exe == program) {
+        // A shim of ours runs its program by a mount without a place: then the word that it was called by says which.
+        let called = fs::read(place.join("cmdline")).unwrap_or_default();
+        let called = called.split(|byte| *byte == 0).next() == Some(program.as_os_str().as_bytes());
+        if called || fs::read_link(place.join("exe")).is_ok_and(|exe| exe == program) {
             let text = fs::read_to_string(place.join("smaps_rollup"));
             let text =
                 text.map_err(|error| format!("read {}: {error}", place.join("smaps_rollup").display()))?;
