@@ -46,4 +46,6 @@ pub const FEATURES: &[&str] = &[
     needs::LABELS,
     needs::APPARMOR_STACKED,
     needs::RESCTRL,
+    needs::COPY_UP,
+    needs::NET_DEVICES,
 ];

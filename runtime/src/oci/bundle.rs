@@ -6,7 +6,9 @@
 //! ```
 
 mod check;
+mod filter;
 mod hooks;
+mod net_devices;
 mod process;
 mod scheduling;
 
@@ -19,6 +21,7 @@ use berth_launch::v1 as launch;
 use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType, LinuxPersonalityDomain, Spec};
 
 pub use self::{
+    filter::{Asker, FLAGS as SECCOMP_FLAGS, listener},
     hooks::{late_hooks, state_text},
     process::{parse_process, process},
     scheduling::cpus,
@@ -90,6 +93,7 @@ pub fn plan(bundle: &Bundle<'_>) -> Result<launch::ContainerPlan> {
     });
     process.new_keyring = bundle.keyring == Keyring::New;
     process.personality = personality(linux)?;
+    process.seccomp_listener = filter::listener(spec, bundle.id, bundle.path, &filter::Asker::Init)?;
     let (uid_maps, gid_maps) = check::users(linux)?;
     let plan = launch::ContainerPlan {
         version: berth_launch::VERSION,
@@ -117,6 +121,7 @@ pub fn plan(bundle: &Bundle<'_>) -> Result<launch::ContainerPlan> {
         time_offsets: check::time_offsets(linux)?,
         domainname: spec.domainname().clone().unwrap_or_default(),
         hooks: hooks::early_hooks(spec, bundle.id, bundle.path)?,
+        net_devices: net_devices::all(linux)?,
         ..launch::ContainerPlan::default()
     };
     Ok(launch::ContainerPlan { needs: berth_launch::needs::container(&plan), ..plan })

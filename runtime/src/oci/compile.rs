@@ -6,7 +6,7 @@ use berth_launch::v1 as launch;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
 use super::{Request, capabilities, devices, mounts, seccomp, spec, user};
-use crate::{Error, Result};
+use crate::{Error, Kind, Result, error::Cause};
 
 /// Compiles a spec into the plan that a shim walks.
 ///
@@ -115,9 +115,20 @@ pub fn masks(document: &Spec) -> Result<launch::Capabilities> {
 }
 
 /// The program of a spec's seccomp profile; empty where it has none.
+///
+/// # Errors
+/// `Unimplemented` for a profile that asks a listener: a pod has nobody who would hold it.
 pub fn filter(document: &Spec) -> Result<Vec<u8>> {
     let profile = document.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
-    profile.map_or(Ok(Vec::new()), seccomp::compile)
+    match profile {
+        None => Ok(Vec::new()),
+        Some(profile) if seccomp::notifies(profile) => {
+            Err(Error::new(Kind::Unimplemented, "compile", "seccomp profile")
+                .because(Cause("SCMP_ACT_NOTIFY takes a listener, and pods have none".into()))
+                .hint("`berth oci` takes profiles with a listenerPath"))
+        }
+        Some(profile) => seccomp::compile(profile),
+    }
 }
 
 pub fn namespace(namespace: &oci_spec::runtime::LinuxNamespace) -> Option<launch::Namespace> {

@@ -28,8 +28,9 @@ mod users;
 
 pub use self::{
     bundle::{
-        Bundle, Keyring, cpus as bundle_cpus, late_hooks, parse as parse_bundle, parse_process,
-        plan as bundle_plan, process as bundle_process, rootfs_path, state_text,
+        Asker, Bundle, Keyring, SECCOMP_FLAGS, cpus as bundle_cpus, late_hooks, listener,
+        parse as parse_bundle, parse_process, plan as bundle_plan, process as bundle_process, rootfs_path,
+        state_text,
     },
     capabilities::names as capability_names,
     cdi::{Edits, Node as CdiNode, Text as CdiText, asked as cdi_devices, resolve as resolve_cdi},

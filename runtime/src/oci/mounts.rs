@@ -212,6 +212,8 @@ struct Meaning {
     bind: bool,
     recursive: bool,
     create: bool,
+    /// A tmpfs that begins with what lies where it goes.
+    copy_up: bool,
     /// Id-mapped as the container is, unless the mount says otherwise.
     ids: Option<launch::MountIds>,
     /// Of an image that is a volume.
@@ -262,6 +264,7 @@ pub fn compile(mount: &oci_spec::runtime::Mount, label: &str) -> launch::Mount {
         recursive_attributes: meaning.recursive_attributes,
         propagation: meaning.propagation,
         ids: meaning.ids,
+        copy_up: meaning.copy_up && mount.typ().as_deref() == Some("tmpfs"),
         ..launch::Mount::default()
     }
 }
@@ -286,6 +289,7 @@ fn meaning(options: &[String]) -> Meaning {
                         Some(launch::MountIds { recursive: name == "ridmap", ..Default::default() });
                 }
                 "x-berth.create" => meaning.create = true,
+                "tmpcopyup" => meaning.copy_up = true,
                 // fsopen(2) knows no instances but new ones.
                 "newinstance" | "defaults" => {}
                 other if other.starts_with(SUB_PATH) => {

@@ -16,7 +16,7 @@ use super::{
     capabilities,
     syscalls::{self, Number},
 };
-use crate::{Error, Kind, Result, error::Cause};
+use crate::{Error, Kind, Result};
 
 /// The address families of sockets, as masks and what they leave: 0 to 45, but AF_ALG (38), whose code in the kernel is
 /// reached by nobody who needs it, and AF_VSOCK (40), which reaches the host past all network rules. socket(2) takes an
@@ -69,15 +69,22 @@ pub fn default_profile(capabilities: u64) -> Result<LinuxSeccomp> {
         .map_err(|error| Error::new(Kind::Internal, "write", "default seccomp profile").because(error))
 }
 
+/// Whether a profile asks somebody at its listener.
+pub fn notifies(profile: &LinuxSeccomp) -> bool {
+    const NOTIFY: LinuxSeccompAction = LinuxSeccompAction::ScmpActNotify;
+    let mut rules = profile.syscalls().iter().flatten();
+    profile.default_action() == NOTIFY || rules.any(|rule| rule.action() == NOTIFY)
+}
+
 /// Compiles a profile into an array of `struct sock_filter`.
 ///
 /// # Errors
-/// `Unimplemented` for what needs a listener or a tracer; `Invalid` for a program the kernel would refuse.
+/// `Invalid` for a program the kernel would refuse.
 pub fn compile(profile: &LinuxSeccomp) -> Result<Vec<u8>> {
-    let default = action(profile.default_action(), profile.default_errno_ret())?;
+    let default = action(profile.default_action(), profile.default_errno_ret());
     let mut rules: Vec<(Number, Rule<'_>)> = Vec::new();
     for (order, syscall) in profile.syscalls().iter().flatten().enumerate() {
-        let action = action(syscall.action(), syscall.errno_ret())?;
+        let action = action(syscall.action(), syscall.errno_ret());
         let args = syscall.args().as_deref().unwrap_or_default();
         if args.iter().any(|arg| arg.index() > 5) {
             return Err(refused("an argument's index is over 5"));
@@ -147,12 +154,13 @@ const RET_KILL_THREAD: u32 = 0;
 const RET_TRAP: u32 = 0x0003_0000;
 const RET_ERRNO: u32 = 0x0005_0000;
 const RET_TRACE: u32 = 0x7ff0_0000;
+const RET_USER_NOTIF: u32 = 0x7fc0_0000;
 const RET_LOG: u32 = 0x7ffc_0000;
 const RET_ALLOW: u32 = 0x7fff_0000;
 
-fn action(action: LinuxSeccompAction, errno: Option<u32>) -> Result<u32> {
+fn action(action: LinuxSeccompAction, errno: Option<u32>) -> u32 {
     let data = errno.unwrap_or(libc::EPERM.unsigned_abs()) & 0xffff;
-    Ok(match action {
+    match action {
         LinuxSeccompAction::ScmpActKill | LinuxSeccompAction::ScmpActKillThread => RET_KILL_THREAD,
         LinuxSeccompAction::ScmpActKillProcess => RET_KILL_PROCESS,
         LinuxSeccompAction::ScmpActTrap => RET_TRAP,
@@ -160,11 +168,8 @@ fn action(action: LinuxSeccompAction, errno: Option<u32>) -> Result<u32> {
         LinuxSeccompAction::ScmpActTrace => RET_TRACE | data,
         LinuxSeccompAction::ScmpActLog => RET_LOG,
         LinuxSeccompAction::ScmpActAllow => RET_ALLOW,
-        LinuxSeccompAction::ScmpActNotify => {
-            return Err(Error::new(Kind::Unimplemented, "compile", "seccomp profile")
-                .because(Cause("SCMP_ACT_NOTIFY comes with the whole OCI surface".into())));
-        }
-    })
+        LinuxSeccompAction::ScmpActNotify => RET_USER_NOTIF,
+    }
 }
 
 fn refused(cause: &str) -> Error {
@@ -410,9 +415,13 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_is_refused_for_now() {
-        let profile = serde_json::from_value(json!({"defaultAction": "SCMP_ACT_NOTIFY"})).unwrap();
-        assert_eq!(compile(&profile).unwrap_err().kind, Kind::Unimplemented);
+    fn a_rule_may_ask_a_listener() {
+        let profile: LinuxSeccomp = serde_json::from_value(json!({"defaultAction": "SCMP_ACT_ALLOW",
+            "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_NOTIFY"}]}))
+        .unwrap();
+        assert!(notifies(&profile));
+        assert_eq!(outcome(&profile, "mkdir", [0; 6]), RET_USER_NOTIF);
+        assert!(!notifies(&default_profile(0).unwrap()));
     }
 
     proptest! {

@@ -87,6 +87,9 @@ fn plan(
         process.affinity = mask(affinity.initial())?;
         process.final_affinity = mask(affinity.cpu_affinity_final())?;
     }
+    let state = &container.state;
+    process.seccomp_listener =
+        oci::listener(spec, &state.id, &state.bundle, &oci::Asker::Beside { init: state.init.pid })?;
     let needs = berth_launch::needs::process(&process);
     Ok(launch::OutsideExec {
         version: berth_launch::VERSION,

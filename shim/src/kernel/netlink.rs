@@ -12,11 +12,15 @@ const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
 const NLM_F_EXCL: u16 = 0x200;
 const NLM_F_CREATE: u16 = 0x400;
+const NLM_F_DUMP: u16 = 0x300;
 const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const HEADER_BYTES: usize = 16;
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_SETLINK: u16 = 19;
 const RTM_NEWADDR: u16 = 20;
+const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
 
 const IFLA_ADDRESS: u16 = 1;
@@ -35,6 +39,8 @@ const NLA_F_NESTED: u16 = 0x8000;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_F_NODAD: u8 = 2;
+const IFA_F_PERMANENT: u8 = 0x80;
+const IFADDRMSG_BYTES: usize = 8;
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
@@ -115,6 +121,40 @@ impl Route {
         self.call(message)
     }
 
+    /// Moves a link to another network namespace, under this name there.
+    pub fn give(&self, index: u32, name: &str, namespace: &impl AsFd) -> io::Result<()> {
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&namespace.as_fd()) as u32;
+        let mut message = Message::new(RTM_SETLINK, 0);
+        message.link(index, 0, 0);
+        message.attribute(IFLA_NET_NS_FD, &fd.to_ne_bytes());
+        message.text(IFLA_IFNAME, name);
+        self.call(message)
+    }
+
+    /// A link's addresses that are to stay: permanent ones of global scope, with their prefixes.
+    pub fn addresses(&self, index: u32) -> io::Result<Vec<(Vec<u8>, u8)>> {
+        let mut message = Message::new(RTM_GETADDR, NLM_F_DUMP);
+        message.bytes(&[0; IFADDRMSG_BYTES]);
+        send(&self.0, &message.finish(), SendFlags::empty())?;
+        let mut found = Vec::new();
+        let mut answer = vec![0u8; 32 << 10];
+        loop {
+            let (_, length) = recv(&self.0, &mut answer[..], RecvFlags::empty())?;
+            for (kind, body) in messages(&answer[..length]) {
+                match kind {
+                    NLMSG_DONE => return Ok(found),
+                    NLMSG_ERROR => {
+                        let errno = body.get(..4).and_then(|bytes| bytes.try_into().ok());
+                        let errno = errno.map_or(libc::EIO, |bytes| -i32::from_ne_bytes(bytes));
+                        return Err(io::Error::from_raw_os_error(errno));
+                    }
+                    RTM_NEWADDR => found.extend(address_of(body, index)),
+                    _ => {}
+                }
+            }
+        }
+    }
+
     /// Adds a route by a gateway, or to a link where `via` is empty; an empty `to` is the default route.
     pub fn route(&self, index: u32, to: &[u8], prefix: u8, via: &[u8]) -> io::Result<()> {
         let mut message = Message::new(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL);
@@ -145,6 +185,38 @@ impl Route {
             _ => Err(io::Error::from(io::ErrorKind::InvalidData)),
         }
     }
+}
+
+/// Type and body of each message of an answer; what is cut off is no message.
+fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let length = u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?) as usize;
+        let kind = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);
+        let body = bytes.get(HEADER_BYTES..length)?;
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, body))
+    })
+}
+
+/// struct ifaddrmsg and its attributes: the address, where it is a lasting one of this link.
+fn address_of(body: &[u8], index: u32) -> Option<(Vec<u8>, u8)> {
+    let &[_, prefix, flags, scope] = body.get(..4)? else { return None };
+    let whose = u32::from_ne_bytes(body.get(4..IFADDRMSG_BYTES)?.try_into().ok()?);
+    if whose != index || flags & IFA_F_PERMANENT == 0 || scope != 0 {
+        return None;
+    }
+    let mut rest = body.get(IFADDRMSG_BYTES..)?;
+    let mut found: Option<(u16, &[u8])> = None;
+    while let (Some(length), Some(kind)) = (rest.get(..2), rest.get(2..4)) {
+        let length = usize::from(u16::from_ne_bytes(length.try_into().ok()?));
+        let kind = u16::from_ne_bytes(kind.try_into().ok()?);
+        // Of a link to one other the local address is ours, the other one theirs.
+        if kind == IFA_LOCAL || kind == IFA_ADDRESS && found.is_none() {
+            found = Some((kind, rest.get(4..length)?));
+        }
+        rest = rest.get(length.next_multiple_of(4).max(4)..).unwrap_or_default();
+    }
+    found.map(|(_, ip)| (ip.to_vec(), prefix))
 }
 
 fn family(ip: &[u8]) -> io::Result<u8> {
@@ -241,6 +313,25 @@ mod tests {
         assert_eq!(u32::from_ne_bytes(bytes[..4].try_into().unwrap()), 32);
         assert_eq!(u16::from_ne_bytes(bytes[16..18].try_into().unwrap()), 16);
         assert_eq!(u16::from_ne_bytes(bytes[20..22].try_into().unwrap()), 9);
+    }
+
+    #[test]
+    fn an_answer_is_read_as_far_as_it_is_whole() {
+        let mut bytes = vec![2, 24, IFA_F_PERMANENT, 0, 7, 0, 0, 0];
+        bytes.extend([8, 0, 1, 0, 10, 0, 0, 9, 8, 0, 2, 0, 10, 0, 0, 1]);
+        assert_eq!(address_of(&bytes, 7), Some((vec![10, 0, 0, 1], 24)));
+        assert_eq!(address_of(&bytes, 8), None);
+        for length in 0..bytes.len() {
+            // No piece of it makes us read what is not there.
+            address_of(&bytes[..length], 7);
+        }
+        let mut message = Message::new(RTM_NEWADDR, 0);
+        message.bytes(&bytes);
+        let whole = message.finish();
+        let twice = [whole.as_slice(), whole.as_slice()].concat();
+        assert_eq!(messages(&twice).count(), 2);
+        assert_eq!(messages(&twice[..twice.len() - 1]).count(), 1);
+        assert_eq!(messages(&[0; 16]).count(), 0);
     }
 
     #[test]

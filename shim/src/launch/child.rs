@@ -22,7 +22,7 @@ use super::{
     channel::Channel,
     credentials,
     failure::{At, Result, fail},
-    hooks, mounts, namespaces,
+    hooks, mounts, namespaces, net_devices,
     prepare::Prepared,
     program,
     root::Root,
@@ -94,11 +94,12 @@ fn sequence(
     }
     let labels = Labels::open(process)?;
     let pid = if plan.hooks.is_some() || process.seccomp_listener.is_some() { outer_pid()? } else { 0 };
-    if plan.hooks.as_ref().is_some_and(waits_for) {
+    if waits(plan) {
         channel.send_ready(&Resolved::default(), Vec::new(), None);
         if !channel.wait_for_gate() {
             kernel::clone::exit_now(0);
         }
+        net_devices::set_up(&prepared.net_devices)?;
     }
     // 6. The root file system and everything on it.
     if !is_ushered {
@@ -167,9 +168,10 @@ fn sequence(
     execute(process, &who, Last { kept, labels, listener: prepared.listener, pid })
 }
 
-/// Whether init waits in its namespaces for hooks on the host.
-pub fn waits_for(hooks: &Hooks) -> bool {
-    !hooks.prestart.is_empty() || !hooks.create_runtime.is_empty()
+/// Whether init waits in its namespaces for what comes from outside: hooks on the host, network devices.
+pub fn waits(plan: &ContainerPlan) -> bool {
+    let hooked = |hooks: &Hooks| !hooks.prestart.is_empty() || !hooks.create_runtime.is_empty();
+    plan.hooks.as_ref().is_some_and(hooked) || !plan.net_devices.is_empty()
 }
 
 /// Our pid as the host's /proc shows it: the one that others know us by.

@@ -15,6 +15,7 @@ mod failure;
 mod hooks;
 mod mounts;
 mod namespaces;
+mod net_devices;
 mod overlay;
 mod prepare;
 mod program;
@@ -22,6 +23,7 @@ mod root;
 pub mod sandbox;
 pub mod terminal;
 mod time;
+mod tmpfs;
 mod user;
 mod users;
 
@@ -139,25 +141,26 @@ pub fn create(plan: &ContainerPlan, keeper: Keeper) -> Result<Created> {
         }
         (Side::Parent { pid, pidfd }, warnings) => (pid, pidfd, warnings),
     };
-    let users = prepared.users.take();
+    let (users, devices) = (prepared.users.take(), std::mem::take(&mut prepared.net_devices));
     drop((channel, prepared, keeper));
     if let Some(own) = own {
         kernel::clone::setns(own.as_fd(), libc::CLONE_NEWPID).at(Step::NamespaceJoin, "pid")?;
     }
     time::back(own_time)?;
-    let set_up = runtime_hooks(plan, pid, &parent).and_then(|()| set_up(&parent)).and_then(|(ready, tty)| {
-        if let Some(streams) = &theirs {
-            let owner = match users {
-                Some(_) => users::outer_ids(pid, ready.uid, ready.gid)?,
-                None => (ready.uid, ready.gid),
-            };
-            users::hand_over(streams, owner)?;
-        }
-        if let (Some(_), Some(process)) = (&users, &plan.process) {
-            warnings.extend(credentials::rlimits(Pid::from_raw(pid), &process.rlimits)?);
-        }
-        Ok((ready, tty))
-    });
+    let set_up =
+        from_outside(plan, pid, &parent, &devices).and_then(|()| set_up(&parent)).and_then(|(ready, tty)| {
+            if let Some(streams) = &theirs {
+                let owner = match users {
+                    Some(_) => users::outer_ids(pid, ready.uid, ready.gid)?,
+                    None => (ready.uid, ready.gid),
+                };
+                users::hand_over(streams, owner)?;
+            }
+            if let (Some(_), Some(process)) = (&users, &plan.process) {
+                warnings.extend(credentials::rlimits(Pid::from_raw(pid), &process.rlimits)?);
+            }
+            Ok((ready, tty))
+        });
     let (ready, tty) = set_up.inspect_err(|_| end(&pidfd))?;
     warnings.extend(ready.warnings);
     Ok(Created {
@@ -183,17 +186,27 @@ fn set_up(child: &Channel) -> Result<(Ready, Option<OwnedFd>)> {
     }
 }
 
-/// Runs what is to be run on the host while init, in its namespaces, waits for it.
-fn runtime_hooks(plan: &ContainerPlan, pid: i32, child: &Channel) -> Result<()> {
-    let Some(hooks) = plan.hooks.as_ref().filter(|hooks| child::waits_for(hooks)) else { return Ok(()) };
+/// Does what is the host's to do while init, in its namespaces, waits for it: gives it network devices, runs hooks.
+fn from_outside(
+    plan: &ContainerPlan,
+    pid: i32,
+    child: &Channel,
+    devices: &[net_devices::Device],
+) -> Result<()> {
+    if !child::waits(plan) {
+        return Ok(());
+    }
     match child.receive()? {
         Message_::Ready(..) => {}
         Message_::Failure(failure) => return Err(failure),
         Message_::Closed => return Err(fail(Step::Clone, "init", 0, "it died before it was set up")),
     }
-    let state = hooks::state(&hooks.creating, pid);
-    hooks::run(&hooks.prestart, &state)?;
-    hooks::run(&hooks.create_runtime, &state)?;
+    net_devices::give(devices, pid)?;
+    if let Some(hooks) = &plan.hooks {
+        let state = hooks::state(&hooks.creating, pid);
+        hooks::run(&hooks.prestart, &state)?;
+        hooks::run(&hooks.create_runtime, &state)?;
+    }
     child.open_gate()
 }
 

@@ -21,6 +21,7 @@ use rustix::{
 use super::{
     failure::{At, Result, fail},
     root::{self, Root},
+    tmpfs,
 };
 use crate::kernel;
 
@@ -83,6 +84,9 @@ fn one(root: &Root, mount: &Mount, source: Option<OwnedFd>, staging: Option<&Pat
                 return cgroups(root, mount, destination, &target);
             }
             let tree = new_filesystem(filesystem, destination)?;
+            if filesystem.r#type == "tmpfs" {
+                tmpfs::begin(&tree, &target, filesystem, mount.copy_up, destination)?;
+            }
             attach(&tree, &target, mount, destination)
         }
         _ => Err(fail(Step::Plan, destination, 0, "a mount from nothing")),

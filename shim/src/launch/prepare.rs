@@ -19,7 +19,7 @@ use rustix::{
 
 use super::{
     failure::{At, Result, fail},
-    overlay, root, users,
+    net_devices, overlay, root, users,
 };
 use crate::kernel;
 
@@ -39,6 +39,8 @@ pub struct Prepared {
     pub joins: Vec<(OwnedFd, NamespaceKind)>,
     /// Connected to whoever wants seccomp's notifications.
     pub listener: Option<OwnedFd>,
+    /// Of the network that we are in; init finds them in its own.
+    pub net_devices: Vec<net_devices::Device>,
 }
 
 /// Opens everything that a plan names on the host.
@@ -70,6 +72,7 @@ pub fn prepare(plan: &ContainerPlan) -> Result<Prepared> {
         cgroup_v1: groups,
         listener: plan.process.as_ref().map(listener).transpose()?.flatten(),
         joins: joins(plan)?,
+        net_devices: net_devices::look(&plan.net_devices)?,
     })
 }
 

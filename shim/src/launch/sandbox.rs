@@ -146,7 +146,7 @@ fn host_end(link: &Link, namespace: &OwnedFd) -> Result<()> {
 }
 
 /// The index of a link of the namespace we are in.
-fn index_of(name: &str) -> Result<u32> {
+pub fn index_of(name: &str) -> Result<u32> {
     let socket = rustix::net::socket_with(
         rustix::net::AddressFamily::INET,
         rustix::net::SocketType::DGRAM,

@@ -1,9 +1,14 @@
 //! `berth oci`: an OCI runtime's command line, as podman, containerd and people use it.
 
+mod attacks;
 mod exec;
 mod hooks;
 mod lifecycle;
 mod limits;
+mod many;
+mod network;
+mod notify;
 mod outside;
 mod podman;
 mod refused;
+mod tmpfs;

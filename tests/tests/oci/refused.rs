@@ -20,10 +20,10 @@ fn what_no_plan_can_say_is_refused_by_its_name() {
     let notifies = json!({"defaultAction": "SCMP_ACT_ALLOW",
         "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_NOTIFY"}]});
     let rows: [(&str, Value, &str); 10] = [
-        ("/linux/seccomp", notifies, "SCMP_ACT_NOTIFY"),
+        ("/linux/seccomp", notifies, "linux.seccomp.listenerPath"),
         ("/linux/intelRdt", json!({"closID": "x"}), "linux.intelRdt"),
-        ("/linux/memoryPolicy", json!({"mode": "MPOL_INTERLEAVE", "nodes": "0"}), "linux.memoryPolicy"),
-        ("/linux/netDevices", json!({"eth9": {"name": "eth0"}}), "linux.netDevices"),
+        ("/linux/memoryPolicy", json!({"mode": "MPOL_INTERLEAVE", "nodes": "all"}), "linux.memoryPolicy"),
+        ("/linux/netDevices", json!({"nosuch9": {}}), "no such network device"),
         ("/linux/resources", json!({"blockIO": {"weight": 10}}), "blockIO"),
         ("/linux/resources", json!({"rdma": {"mlx5_1": {"hcaHandles": 3}}}), "rdma"),
         ("/linux/resources", json!({"network": {"classID": 1}}), "network"),
@@ -48,13 +48,19 @@ fn what_no_plan_can_say_is_refused_by_its_name() {
 #[test]
 fn mounts_that_would_come_out_as_others_are_refused() {
     let oci = Oci::new();
-    for option in ["tmpcopyup", "copy-symlink", "dest-nofollow", "src-nofollow", "remount"] {
+    for option in ["copy-symlink", "dest-nofollow", "src-nofollow", "remount"] {
         let said = refusal(&oci, |config| {
             let mount = json!({"destination": "/x", "type": "tmpfs", "source": "x", "options": [option]});
             config["mounts"].as_array_mut().unwrap().push(mount);
         });
         assert!(said.contains(option), "{option}: {said}");
     }
+    let said = refusal(&oci, |config| {
+        let mount =
+            json!({"destination": "/x", "type": "none", "source": "/tmp", "options": ["bind", "tmpcopyup"]});
+        config["mounts"].as_array_mut().unwrap().push(mount);
+    });
+    assert!(said.contains("tmpcopyup is for a tmpfs"), "{said}");
     let said = refusal(&oci, |config| {
         let map = json!([{"containerID": 0, "hostID": 100_000, "size": 1}]);
         let mount = json!({"destination": "/x", "type": "none", "source": "/tmp", "options": ["bind"],
@@ -109,5 +115,8 @@ fn features_promise_what_is_kept() {
     assert_eq!(linux["intelRdt"]["enabled"], false);
     assert_eq!(linux["seccomp"]["enabled"], true);
     let options = features["mountOptions"].as_array().unwrap();
-    assert!(options.contains(&json!("rro")) && !options.contains(&json!("tmpcopyup")));
+    assert!(options.contains(&json!("rro")) && options.contains(&json!("tmpcopyup")));
+    assert!(!options.contains(&json!("remount")));
+    assert!(linux["seccomp"]["actions"].as_array().unwrap().contains(&json!("SCMP_ACT_NOTIFY")));
+    assert_eq!(linux["netDevices"]["enabled"], true);
 }

@@ -89,13 +89,8 @@ fn mapped<T>(mappings: &Option<Vec<T>>) -> bool {
 
 /// What a plan has no word for yet.
 fn unsaid(linux: &Linux) -> Result<()> {
-    let told = [
-        ("linux.netDevices", linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty())),
-        ("linux.intelRdt", linux.intel_rdt().is_some()),
-        ("linux.memoryPolicy", linux.memory_policy().is_some()),
-    ];
-    match told.iter().find(|(_, said)| *said) {
-        Some((what, _)) => Err(lacking(what, "this version can't do it")),
+    match linux.intel_rdt() {
+        Some(_) => Err(lacking("linux.intelRdt", "this version makes no resctrl groups")),
         None => Ok(()),
     }
 }
@@ -110,7 +105,10 @@ pub fn mount(mount: &Mount, shown: &str) -> Result<()> {
     }
     for option in mount.options().iter().flatten() {
         match option.as_str() {
-            "tmpcopyup" | "copy-symlink" | "dest-nofollow" | "src-nofollow" => {
+            "tmpcopyup" if mount.typ().as_deref() != Some("tmpfs") => {
+                return Err(refused("mount", &format!("{shown}: tmpcopyup is for a tmpfs")));
+            }
+            "copy-symlink" | "dest-nofollow" | "src-nofollow" => {
                 return Err(lacking("mount", &format!("{shown}: this version can't do {option}")));
             }
             "remount" => {

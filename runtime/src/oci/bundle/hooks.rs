@@ -14,7 +14,7 @@ use crate::Result;
 pub fn early_hooks(spec: &Spec, id: &str, bundle: &Path) -> Result<Option<launch::Hooks>> {
     let Some(asked) = spec.hooks() else { return Ok(None) };
     late_hooks(spec)?;
-    let pieces = |status: &str| state_pieces(spec, id, bundle, status);
+    let pieces = |status: &str| state_pieces(spec, id, bundle, status).map(String::into_bytes).to_vec();
     let hooks = launch::Hooks {
         prestart: all(asked.prestart())?,
         create_runtime: all(asked.create_runtime())?,
@@ -43,18 +43,18 @@ pub fn late_hooks(spec: &Spec) -> Result<(Vec<launch::Hook>, Vec<launch::Hook>)>
 
 /// The container's state as JSON, `runtime.md` of the spec.
 pub fn state_text(spec: &Spec, id: &str, bundle: &Path, status: &str, pid: i32) -> Vec<u8> {
-    state_pieces(spec, id, bundle, status).join(pid.to_string().as_bytes())
+    state_pieces(spec, id, bundle, status).join(&pid.to_string()).into_bytes()
 }
 
 /// The same with the pid left out: it goes between the two pieces.
-fn state_pieces(spec: &Spec, id: &str, bundle: &Path, status: &str) -> Vec<Vec<u8>> {
+pub fn state_pieces(spec: &Spec, id: &str, bundle: &Path, status: &str) -> [String; 2] {
     let annotations = spec.annotations().clone().unwrap_or_default();
     let rest: Value = json!({ "bundle": bundle.to_string_lossy(), "annotations": annotations });
     let head = json!({ "ociVersion": spec.version(), "id": id, "status": status });
     let (head, rest) = (head.to_string(), rest.to_string());
     let head = format!("{},\"pid\":", head.trim_end_matches('}'));
     let tail = format!(",{}", rest.trim_start_matches('{'));
-    vec![head.into_bytes(), tail.into_bytes()]
+    [head, tail]
 }
 
 fn all(hooks: &Option<Vec<Hook>>) -> Result<Vec<launch::Hook>> {

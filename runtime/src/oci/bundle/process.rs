@@ -5,10 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use berth_launch::v1 as launch;
 use oci_spec::runtime::{PosixRlimitType, Process, Spec};
 
-use super::{
-    super::{capabilities, compile},
-    lacking, refused, scheduling,
-};
+use super::{super::capabilities, filter, lacking, refused, scheduling};
 use crate::Result;
 
 /// Reads the document of `exec --process`.
@@ -38,6 +35,8 @@ pub fn process(process: &Process, spec: &Spec) -> Result<launch::Process> {
         (cells(size.height()), cells(size.width()))
     });
     let user = process.user();
+    let filter = filter::filter(spec)?;
+    let linux = spec.linux().as_ref();
     Ok(launch::Process {
         args,
         env: process.env().iter().flatten().map(|var| var.clone().into_bytes()).collect(),
@@ -52,7 +51,8 @@ pub fn process(process: &Process, spec: &Spec) -> Result<launch::Process> {
         no_new_privileges: process.no_new_privileges().unwrap_or(false),
         rlimits: rlimits(process)?,
         oom_score_adj: process.oom_score_adj(),
-        seccomp: compile::filter(spec)?,
+        seccomp: filter.program,
+        seccomp_flags: filter.flags,
         apparmor_profile: process.apparmor_profile().clone().unwrap_or_default(),
         selinux_label: process.selinux_label().clone().unwrap_or_default(),
         tty: process.terminal().unwrap_or(false),
@@ -61,6 +61,10 @@ pub fn process(process: &Process, spec: &Spec) -> Result<launch::Process> {
         umask: user.umask(),
         scheduler: process.scheduler().as_ref().map(scheduling::scheduler).transpose()?,
         io_priority: process.io_priority().as_ref().map(scheduling::io_priority).transpose()?,
+        memory_policy: linux
+            .and_then(|linux| linux.memory_policy().as_ref())
+            .map(scheduling::memory_policy)
+            .transpose()?,
         ..launch::Process::default()
     })
 }

@@ -1,8 +1,10 @@
-//! How a process is scheduled: `sched_setattr(2)`, `ioprio_set(2)`, lists of CPUs as `cpuset(7)` writes them.
+//! How a process is scheduled: `sched_setattr(2)`, `ioprio_set(2)`, `set_mempolicy(2)`, lists of CPUs and memory nodes as
+//! `cpuset(7)` writes them.
 
 use berth_launch::v1 as launch;
 use oci_spec::runtime::{
-    IOPriorityClass, LinuxIOPriority, LinuxSchedulerFlag, LinuxSchedulerPolicy, Scheduler,
+    IOPriorityClass, LinuxIOPriority, LinuxMemoryPolicy, LinuxSchedulerFlag, LinuxSchedulerPolicy,
+    MemoryPolicyFlagType, MemoryPolicyModeType, Scheduler,
 };
 
 use super::refused;
@@ -54,10 +56,36 @@ pub fn io_priority(asked: &LinuxIOPriority) -> Result<u32> {
     Ok(class << 13 | level)
 }
 
+/// Where memory comes from. Which modes go with which flags and nodes is the kernel's to say.
+pub fn memory_policy(asked: &LinuxMemoryPolicy) -> Result<launch::MemoryPolicy> {
+    let mode = match asked.mode() {
+        MemoryPolicyModeType::MpolDefault => 0,
+        MemoryPolicyModeType::MpolPreferred => 1,
+        MemoryPolicyModeType::MpolBind => 2,
+        MemoryPolicyModeType::MpolInterleave => 3,
+        MemoryPolicyModeType::MpolLocal => 4,
+        MemoryPolicyModeType::MpolPreferredMany => 5,
+        MemoryPolicyModeType::MpolWeightedInterleave => 6,
+    };
+    let flag = |flag: &MemoryPolicyFlagType| match flag {
+        MemoryPolicyFlagType::MpolFStaticNodes => 1 << 15,
+        MemoryPolicyFlagType::MpolFRelativeNodes => 1 << 14,
+        MemoryPolicyFlagType::MpolFNumaBalancing => 1 << 13,
+    };
+    Ok(launch::MemoryPolicy {
+        mode: asked.flags().iter().flatten().map(flag).fold(mode, |all, flag| all | flag),
+        nodes: numbers("linux.memoryPolicy", asked.nodes().as_deref().unwrap_or_default())?,
+    })
+}
+
 /// "0-3,7" as a bit mask.
 pub fn cpus(text: &str) -> Result<Vec<u8>> {
+    numbers("process.execCPUAffinity", text)
+}
+
+fn numbers(whose: &str, text: &str) -> Result<Vec<u8>> {
     const MOST: usize = 8192;
-    let bad = || refused("process.execCPUAffinity", &format!("{text:?} is no list of CPUs"));
+    let bad = || refused(whose, &format!("{text:?} is no list of numbers such as 0-3,7"));
     let mut mask = Vec::new();
     for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
@@ -74,7 +102,20 @@ pub fn cpus(text: &str) -> Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn a_memory_policy_is_a_mode_with_its_flags_and_nodes() {
+        let of = |document| memory_policy(&serde_json::from_value(document).unwrap());
+        let interleaved =
+            of(json!({"mode": "MPOL_INTERLEAVE", "nodes": "0,2-3", "flags": ["MPOL_F_STATIC_NODES"]}));
+        assert_eq!(interleaved.unwrap(), launch::MemoryPolicy { mode: 3 | 1 << 15, nodes: vec![0b1101] });
+        assert_eq!(of(json!({"mode": "MPOL_DEFAULT"})).unwrap(), launch::MemoryPolicy::default());
+        let said = of(json!({"mode": "MPOL_BIND", "nodes": "all"})).unwrap_err().chain();
+        assert!(said.contains("linux.memoryPolicy") && said.contains("all"), "{said}");
+    }
 
     #[test]
     fn lists_of_cpus_become_masks() {
