@@ -48,4 +48,5 @@ pub const FEATURES: &[&str] = &[
     needs::RESCTRL,
     needs::COPY_UP,
     needs::NET_DEVICES,
+    needs::MAP_HELPERS,
 ];

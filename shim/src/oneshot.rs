@@ -114,7 +114,9 @@ fn init(plan: &ContainerPlan) -> Result<Ready, Failure> {
     std::env::set_current_dir(&plan.dir).map_err(|error| failed(Step::Socket, &plan.dir, error))?;
     let socket =
         listen(&outside.start_socket).map_err(|error| failed(Step::Socket, &outside.start_socket, error))?;
-    let created = launch::create(plan, Keeper::Outside(socket));
+    let entered = launch::rootless::is_rootless().then(|| launch::rootless::enter(plan)).transpose();
+    let created =
+        entered.and_then(|entered| launch::create(entered.as_ref().unwrap_or(plan), Keeper::Outside(socket)));
     let sent = created.and_then(|created| {
         let sent = send_terminal(console, created.stdio.tty.as_ref());
         // With nobody at its terminal it would wait for ever.

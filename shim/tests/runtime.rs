@@ -375,14 +375,14 @@ fn a_label_that_the_host_knows_nothing_of_is_refused() {
 }
 
 #[test]
-fn what_a_shim_lacks_it_says_though_the_plan_does_not() {
+fn what_a_shim_lacks_it_says() {
     let mut container = Container::new();
     let mut plan = container.plan(&["true"]);
-    plan.uid_map_helper = "/usr/bin/newuidmap".into();
+    plan.needs = vec!["flight".into()];
     let (shim, outcome) = support::birth("container", &plan);
     container.shim = Some(shim);
     let Outcome::Unsupported(unsupported) = outcome else { panic!("{outcome:?}") };
-    assert_eq!(unsupported.features, ["map-helpers"]);
+    assert_eq!(unsupported.features, ["flight"]);
 }
 
 /// CVE-2025-31133: an image's /dev/null that is another file would be shown, writable, over what is masked.

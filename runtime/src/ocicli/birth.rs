@@ -13,7 +13,7 @@ use prost::Message;
 use super::{
     Globals, groups, hooks,
     identity::{Identity, end},
-    limits, passed, shim,
+    limits, passed, rootless, shim,
     state::{Container, START, State, read, write_whole},
 };
 use crate::{
@@ -96,6 +96,12 @@ fn group(globals: &Globals, spec: &Spec, id: &str, undo: &mut Undo) -> Result<Gr
     let path = groups::path(globals.groups, asked.as_deref(), id)?;
     let resources = linux.resources().clone().unwrap_or_default();
     let wanted = limits::limits(&resources)?;
+    if globals.rootless && rootless::does_without_cgroup(&linux) {
+        globals.log.debug(
+            "an ordinary user's container without a cgroupsPath has no cgroup: neither limits nor statistics",
+        );
+        return Ok(Group { v2: None, v1: Vec::new() });
+    }
     let hierarchy = Hierarchy::detect()?;
     // A group that is there already is whoever's made it, and stays after a failure.
     let named = hierarchy.group(&path);
@@ -129,6 +135,7 @@ fn plan(spec: &Spec, asked: &Asked, dir: &Path, cgroup: launch::Cgroup) -> Resul
         notify_socket: notify.as_deref().filter(|path| path.is_absolute()),
         keyring: asked.keyring,
     })?;
+    rootless::with_helpers(&mut plan)?;
     if let Some(process) = plan.process.as_mut().filter(|_| listen > 0) {
         // sd_listen_fds(3): the program is PID 1 of its namespace.
         process.env.retain(|var| !var.starts_with(b"LISTEN_FDS=") && !var.starts_with(b"LISTEN_PID="));

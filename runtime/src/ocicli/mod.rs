@@ -36,6 +36,7 @@ mod log;
 mod passed;
 mod pause;
 mod ps;
+mod rootless;
 mod shim;
 mod signals;
 mod spec;

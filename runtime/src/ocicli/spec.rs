@@ -4,24 +4,17 @@ use std::{fs::File, io::Write};
 
 use serde_json::{Value, json};
 
-use super::{
-    Globals,
-    birth::absolute,
-    line::{Line, wrong},
-    state::SPEC,
-};
+use super::{Globals, birth::absolute, line::Line, rootless, state::SPEC};
 use crate::{Error, Result};
 
 pub fn spec(_: &Globals, line: &Line) -> Result<u8> {
-    if line.has("rootless") {
-        return Err(wrong("--rootless", "there are no bundles for ordinary users yet".into()));
-    }
     let path =
         absolute(line.last("bundle").filter(|path| !path.is_empty()).unwrap_or("."))?.join("config.json");
     let failed = |error| Error::io("write", path.display().to_string(), error);
     // One that is there is somebody's work.
     let mut file = File::options().write(true).create_new(true).open(&path).map_err(failed)?;
-    writeln!(file, "{:#}", beginning()).map_err(failed)?;
+    let document = if line.has("rootless") { rootless::document(beginning()) } else { beginning() };
+    writeln!(file, "{document:#}").map_err(failed)?;
     Ok(0)
 }
 

@@ -104,7 +104,14 @@ pub fn ids(process: &Process, who: &Resolved) -> Result<()> {
         }
     }
     let groups: Vec<Gid> = who.groups.iter().map(|&gid| Gid::from_raw(gid)).collect();
-    set_thread_groups(&groups).at(Step::User, "setgroups")?;
+    match process.keep_groups {
+        false => set_thread_groups(&groups).at(Step::User, "setgroups")?,
+        true if who.groups.iter().all(|gid| *gid == who.gid) => {}
+        true => {
+            let detail = "an ordinary user's container with one id has no other groups: newgidmap and /etc/subgid give more";
+            return Err(fail(Step::User, "additional groups", libc::EPERM, detail));
+        }
+    }
     let (uid, gid) = (Uid::from_raw(who.uid), Gid::from_raw(who.gid));
     set_thread_res_gid(gid, gid, gid).at(Step::User, format!("gid {}", who.gid))?;
     rustix::thread::set_keep_capabilities(true).at(Step::Capabilities, "keepcaps")?;

@@ -15,7 +15,7 @@ use super::{
     child::{self, Last, Streams},
     credentials, end,
     failure::{At, Result, fail},
-    inherited, namespaces, null, prepare, terminal, user, users,
+    inherited, namespaces, null, prepare, rootless, terminal, user, users,
 };
 use crate::kernel::{
     self,
@@ -58,7 +58,10 @@ pub fn exec_outside(plan: &OutsideExec, init: BorrowedFd<'_>) -> Result<Execed> 
     let missing = |what| fail(Step::Plan, what, 0, "the plan has none");
     let container = plan.plan.as_ref().ok_or_else(|| missing("container"))?;
     let exec = plan.exec.as_ref().ok_or_else(|| missing("exec"))?;
-    let process = inherit(container, exec)?;
+    let mut process = inherit(container, exec)?;
+    let entered = rootless::is_rootless().then(|| rootless::beside(container, init)).transpose()?;
+    process.keep_groups = entered.is_some() && users::has_no_setgroups();
+    let container = entered.as_ref().unwrap_or(container);
     let streams = if process.tty { None } else { Some(inherited()?) };
     let group = plan.cgroup.clone().unwrap_or_default();
     let directory = prepare::cgroup_v2(&group)?;
@@ -100,9 +103,10 @@ fn start(plan: &ContainerPlan, init: BorrowedFd<'_>, exec: &Exec, how: Start) ->
         Ok(Side::Parent { pid, pidfd }) => (pid, pidfd),
         Err(error) => return Err(error).at(Step::Clone, &exec.exec_id),
     };
-    let Start { streams, .. } = how;
+    let Start { streams, whose, .. } = how;
     drop(channel);
-    if flags & libc::CLONE_NEWPID != 0 {
+    // A one-shot shim clones no more, and an ordinary user's may not go back to where it came from.
+    if flags & libc::CLONE_NEWPID != 0 && whose == Parent::Us {
         kernel::clone::setns(own.as_fd(), libc::CLONE_NEWPID).at(Step::NamespaceJoin, "pid")?;
     }
     let outcome = match parent.receive() {

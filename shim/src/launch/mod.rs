@@ -20,6 +20,7 @@ mod overlay;
 mod prepare;
 mod program;
 mod root;
+pub mod rootless;
 pub mod sandbox;
 pub mod terminal;
 mod time;

@@ -63,7 +63,7 @@ pub fn make(uids: &[IdMap], gids: &[IdMap]) -> Result<OwnedFd> {
     }
 }
 
-fn refused(error: &std::io::Error) -> berth_launch::v1::Failure {
+pub fn refused(error: &std::io::Error) -> berth_launch::v1::Failure {
     let errno = error.raw_os_error().unwrap_or(0);
     let detail = match errno {
         libc::ENOSPC => "the limit user.max_user_namespaces is reached",
@@ -73,7 +73,7 @@ fn refused(error: &std::io::Error) -> berth_launch::v1::Failure {
     fail(Step::UserNamespace, "clone", errno, detail)
 }
 
-fn open_namespace(path: &str, step: Step) -> Result<OwnedFd> {
+pub fn open_namespace(path: &str, step: Step) -> Result<OwnedFd> {
     open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).at(step, path)
 }
 
@@ -105,9 +105,18 @@ pub fn become_root() -> Result<()> {
         let detail = "id 0 is not mapped in the user namespace, and to set it up takes its root";
         fail(Step::User, "0", errno.raw_os_error(), detail)
     };
-    set_thread_groups(&[]).map_err(why)?;
+    match set_thread_groups(&[]) {
+        // Denied before the map of an ordinary user's one group was written: then the groups are theirs still.
+        Err(Errno::PERM) if has_no_setgroups() => {}
+        other => other.map_err(why)?,
+    }
     set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT).map_err(why)?;
     set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT).map_err(why)
+}
+
+/// Whether setgroups(2) is denied in our user namespace for good. To be asked where /proc is the host's.
+pub fn has_no_setgroups() -> bool {
+    std::fs::read("/proc/self/setgroups").is_ok_and(|text| text.starts_with(b"deny"))
 }
 
 /// Clones init by way of an usher; the warnings are the usher's. Without a user namespace init is our own clone.

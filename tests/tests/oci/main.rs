@@ -11,4 +11,5 @@ mod notify;
 mod outside;
 mod podman;
 mod refused;
+mod rootless;
 mod tmpfs;

@@ -100,7 +100,6 @@ fn flags_that_ask_for_what_is_not_there_are_refused() {
     for verb in ["checkpoint", "restore"] {
         assert!(oci.refused(&[verb, "--image-path", "/x", "c1"]).contains("CRIU"), "{verb}");
     }
-    assert!(oci.refused(&["spec", "--rootless"]).contains("--rootless"));
     assert!(oci.refused(&["fly"]).contains("no such verb"));
 }
 

@@ -297,6 +297,7 @@ fn say_process(lines: &mut Lines, process: &launch::Process) {
         memory_policy,
         new_keyring,
         seccomp_listener,
+        keep_groups: _,
         apparmor_stacked,
     } = process;
     args.iter().for_each(|arg| lines.say("arg", bytes(arg)));
