@@ -138,5 +138,24 @@ fn podman_makes_a_pod_whose_containers_share_namespaces() {
     assert_eq!(ran.code, 0, "{}", ran.stderr());
     let info: Value = serde_json::from_str(&ran.stdout()).unwrap();
     assert_eq!(info["hostname"], "p1");
+    let stats = podman.ok(&["pod", "stats", "--no-stream", "p1"]);
+    assert!(stats.lines().any(|line| line.contains("-infra") && line.contains("kB")), "{stats}");
+    podman.ok(&["pod", "pause", "p1"]);
+    assert!(podman.ok(&["pod", "ps"]).contains("Paused"));
+    podman.ok(&["pod", "unpause", "p1"]);
     podman.ok(&["pod", "rm", "--force", "--time", "0", "p1"]);
+}
+
+#[test]
+fn podman_gives_a_container_ids_and_limits_of_its_own() {
+    let Some(podman) = Podman::new("podman_gives_a_container_ids_and_limits_of_its_own") else { return };
+    let maps = ["--rm", "--uidmap", "0:100000:1000", "--gidmap", "0:100000:1000", "--user", "5:6"];
+    let ran = podman.container(&maps, &["info"]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr());
+    let info: Value = serde_json::from_str(&ran.stdout()).unwrap();
+    assert_eq!((&info["uid"], &info["gid"]), (&serde_json::json!(5), &serde_json::json!(6)));
+    assert!(info["uid_map"].as_str().unwrap().contains("100000"), "{}", info["uid_map"]);
+    let flags = ["--rm", "--read-only", "--read-only-tmpfs=false", "--tmpfs", "/kept:size=1m"];
+    assert_eq!(podman.container(&flags, &["write", "/kept/x", "y"]).code, 0);
+    assert_ne!(podman.container(&flags, &["write", "/x", "y"]).code, 0);
 }
