@@ -78,13 +78,15 @@ fn one(root: &Root, mount: &Mount, source: Option<OwnedFd>, staging: Option<&Pat
             }
         },
         (Some(mount::From::Filesystem(filesystem)), _) => {
+            // A directory that is only made for the mount has nothing to say of it.
+            let covers = filesystem.r#type == "tmpfs" && root.open(destination, OFlags::PATH).is_ok();
             let target =
                 directory(root, destination, matches!(filesystem.r#type.as_str(), "proc" | "sysfs"))?;
             if filesystem.r#type == "cgroup" {
                 return cgroups(root, mount, destination, &target);
             }
             let tree = new_filesystem(filesystem, destination)?;
-            if filesystem.r#type == "tmpfs" {
+            if covers {
                 tmpfs::begin(&tree, &target, filesystem, mount.copy_up, destination)?;
             }
             attach(&tree, &target, mount, destination)

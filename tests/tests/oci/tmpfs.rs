@@ -37,7 +37,12 @@ fn a_tmpfs_begins_with_what_it_covers_where_that_is_asked_for() {
     assert_eq!((&told[3]["kind"], &told[3]["target"]), (&json!("symlink"), &json!("/etc/passwd")));
     // Not asked for: its mode alone, and that only where no other is said.
     assert_eq!(stat(&oci, &[], &["/srv"])[0]["mode"], "2710");
-    assert_eq!(stat(&oci, &["mode=1777", "tmpcopyup"], &["/srv"])[0]["mode"], "1777");
+    assert_eq!(stat(&oci, &["mode=1700", "tmpcopyup"], &["/srv"])[0]["mode"], "1700");
+    // One over nothing is everybody's, as the kernel makes it.
+    fs::rename(&srv, oci.dir().join("was")).unwrap();
+    assert_eq!(stat(&oci, &["tmpcopyup"], &["/srv"])[0]["mode"], "1777");
+    fs::remove_dir(&srv).unwrap();
+    fs::rename(oci.dir().join("was"), &srv).unwrap();
     // The image's own is as it was.
     assert_eq!(fs::read_dir(&srv).unwrap().count(), 2);
 }
