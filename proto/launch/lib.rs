@@ -49,4 +49,5 @@ pub const FEATURES: &[&str] = &[
     needs::COPY_UP,
     needs::NET_DEVICES,
     needs::MAP_HELPERS,
+    needs::RUNTIME,
 ];

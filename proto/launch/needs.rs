@@ -41,6 +41,8 @@ pub const SECCOMP_LISTENER: &str = "seccomp-listener";
 /// AppArmor and SELinux labels of processes.
 pub const LABELS: &str = "labels";
 pub const APPARMOR_STACKED: &str = "apparmor-stacked";
+/// An OCI runtime of the host that does the work.
+pub const RUNTIME: &str = "oci-runtime";
 
 /// What a container's plan uses beyond version 1, each name once.
 pub fn container(plan: &ContainerPlan) -> Vec<String> {
@@ -54,6 +56,7 @@ pub fn container(plan: &ContainerPlan) -> Vec<String> {
         (plan.hooks.is_some(), HOOKS),
         (!plan.net_devices.is_empty(), NET_DEVICES),
         (!plan.resctrl.is_empty(), RESCTRL),
+        (plan.runtime.is_some(), RUNTIME),
         (plan.cgroup.as_ref().is_some_and(|cgroup| !cgroup.device_program.is_empty()), DEVICE_PROGRAM),
         (plan.rootfs.as_ref().is_some_and(|rootfs| rootfs.ids.is_some()), MOUNT_IDS),
         (
@@ -80,6 +83,7 @@ pub fn sandbox(plan: &SandboxPlan) -> Vec<String> {
 /// The same of a request to a shim that runs.
 pub fn request(call: &Call) -> Vec<String> {
     match call {
+        Call::Exec(Exec { document, .. }) if !document.is_empty() => vec![RUNTIME.to_owned()],
         Call::Exec(Exec { process: Some(of), .. }) => process(of),
         Call::SetDevices(_) => vec![DEVICE_PROGRAM.to_owned()],
         _ => Vec::new(),

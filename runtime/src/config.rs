@@ -2,7 +2,7 @@
 
 pub mod load;
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +14,27 @@ pub struct Config {
     pub registry: Registry,
     pub network: Network,
     pub streaming: Streaming,
+    /// Who makes containers, by the name that a RuntimeClass says; the built-in one is there without.
+    pub handlers: BTreeMap<String, Handler>,
+}
+
+/// `[handlers.NAME]`.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Handler {
+    pub r#type: HandlerKind,
+    /// The OCI runtime's program.
+    #[serde(default)]
+    pub path: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum HandlerKind {
+    /// Berth itself.
+    Builtin,
+    /// A program with runc's command line.
+    Oci,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]

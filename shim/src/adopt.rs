@@ -59,6 +59,12 @@ pub fn adopt() -> Result<(Supervisor, Ready), Failure> {
         return Err(refused(Step::Plan, &lacking.features.join(", "), "this shim lacks it"));
     }
     std::env::set_current_dir(&plan.dir).map_err(|error| crate::failed(Step::Socket, &plan.dir, error))?;
+    if plan.runtime.is_some() {
+        // What its runtime starts from now on is to be our child.
+        let us = rustix::process::getpid();
+        rustix::process::set_child_subreaper(Some(us))
+            .map_err(|errno| crate::failed(Step::Runtime, "subreaper", errno.into()))?;
+    }
     let live = read_live()?;
     end_predecessor(&live)?;
     let listener =

@@ -105,6 +105,7 @@ impl Supervisor {
             (Stage::Created { .. } | Stage::Running { .. }, true, Some(cgroup)) => {
                 group::signal(cgroup, signal);
             }
+            (Stage::Created { .. } | Stage::Running { .. }, _, _) if self.by_runtime(signal) => {}
             (Stage::Created { run, .. } | Stage::Running { run }, _, _) => {
                 pidfd_send_signal(&run.pidfd, signal).map_err(|errno| Failure {
                     errno: errno.raw_os_error(),
@@ -118,6 +119,12 @@ impl Supervisor {
         done()
     }
 
+    /// Has the OCI runtime send a signal to its init, where there is one and it does.
+    fn by_runtime(&self, signal: Signal) -> bool {
+        let runtime = self.plan.runtime.as_ref();
+        runtime.is_some_and(|runtime| launch::kill(runtime, &self.plan.id, signal).is_ok())
+    }
+
     fn stop(&mut self, stop: &Stop) -> Outcome {
         self.stopping = true;
         let wanted = [stop.signal, self.plan.stop_signal, Signal::TERM.as_raw().unsigned_abs()];
@@ -126,8 +133,10 @@ impl Supervisor {
             Stage::Created { .. } => self.kill_all(),
             Stage::Running { .. } if stop.grace_ms == 0 => self.kill_all(),
             Stage::Running { run } => {
-                // Ended in between: the loop sees it next.
-                pidfd_send_signal(&run.pidfd, wanted).ok();
+                if !self.by_runtime(wanted) {
+                    // Ended in between: the loop sees it next.
+                    pidfd_send_signal(&run.pidfd, wanted).ok();
+                }
                 let at = clock::monotonic().saturating_add(Duration::from_millis(stop.grace_ms));
                 self.kill_at = Some(self.kill_at.map_or(at, |sooner| sooner.min(at)));
             }

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use berth_launch::v1::{ContainerPlan, Failure, Process, Step};
+use berth_launch::v1::{ContainerPlan, Failure, Process, Runtime, Step};
 use prost::Message;
 use rustix::process::{Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_send_signal, waitid};
 
@@ -52,12 +52,12 @@ pub struct ExecRun {
 impl ExecRun {
     /// KILL ends its whole tree; any other signal is its own.
     pub fn kill(&self, signal: Signal) {
-        let whole = signal == Signal::KILL
-            && self.cgroup.as_ref().is_some_and(|cgroup| group::kill_directory(cgroup).is_ok());
-        if !whole {
-            // Ended in between is as good.
-            pidfd_send_signal(&self.pidfd, signal).ok();
+        if let (Signal::KILL, Some(cgroup)) = (signal, &self.cgroup) {
+            // Where there is no such file, the one below is all that can be done.
+            group::kill_directory(cgroup).ok();
         }
+        // Ended in between is as good.
+        pidfd_send_signal(&self.pidfd, signal).ok();
     }
 }
 
@@ -70,8 +70,11 @@ pub fn slim(plan: ContainerPlan) -> rustix::io::Result<ContainerPlan> {
         oom_score_adj: process.oom_score_adj,
         ..Process::default()
     });
+    // Its document is on disk.
+    let runtime = plan.runtime.map(|runtime| Runtime { document: Vec::new(), ..runtime });
     let bytes = ContainerPlan {
         process,
+        runtime,
         rootfs: None,
         mounts: Vec::new(),
         devices: Vec::new(),

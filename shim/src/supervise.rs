@@ -404,6 +404,7 @@ impl Supervisor {
         if let Some(hooks) = &self.plan.hooks {
             launch::late_hooks(hooks, launch::Point::Ended, exit.pid);
         }
+        launch::clean(&self.plan);
         self.last_exit = Some(exit.clone());
         self.tell(&Event { event: Some(event::Event::Exited(exit.clone())) });
         self.stage = Stage::Over { exit, recorded, leave_by: clock::monotonic() + FAREWELL };

@@ -15,7 +15,7 @@ use berth::{
     image,
     launcher::Launcher,
     net,
-    pod::{Pods, Rooms},
+    pod::{Handlers, Pods, Rooms},
     streaming,
 };
 use clap::{Parser, Subcommand};
@@ -201,6 +201,7 @@ async fn open(config: &Config) -> Result<Rooms> {
         network: Arc::new(net::Network::open(&config.network, config.daemon.root.join("network")).await?),
         cgroups: cgroup::Hierarchy::detect()?,
         launcher: Launcher { program },
+        handlers: Handlers::find(&config.handlers).await?,
         config: config.daemon.clone(),
     })
 }

@@ -115,6 +115,13 @@ fn unknown_keys(prefix: &str, table: &DeTable<'_>, known: &Table, found: &mut dy
     for (key, value) in table {
         let name = key.get_ref().as_ref();
         match (known.get(name), value.get_ref()) {
+            (Some(_), DeValue::Table(named)) if prefix.is_empty() && name == "handlers" => {
+                for (name, handler) in named {
+                    if let DeValue::Table(inner) = handler.get_ref() {
+                        unknown_keys(&format!("handlers.{}.", name.get_ref()), inner, &of_handler(), found);
+                    }
+                }
+            }
             (Some(Value::Table(known)), DeValue::Table(inner)) => {
                 unknown_keys(&format!("{prefix}{name}."), inner, known, found);
             }
@@ -133,6 +140,11 @@ fn unknown_keys(prefix: &str, table: &DeTable<'_>, known: &Table, found: &mut dy
             }
         }
     }
+}
+
+/// What each handler may have; their names are the node's own.
+fn of_handler() -> Table {
+    ["type", "path"].map(|key| (key.to_owned(), Value::String(String::new()))).into_iter().collect()
 }
 
 fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a String>) -> Option<&'a str> {
@@ -164,6 +176,7 @@ fn differing(prefix: &str, one: &Table, other: &Table, keys: &mut Vec<String>) {
             (_, _) => {}
         }
     }
+    keys.extend(other.keys().filter(|key| !one.contains_key(*key)).map(|key| format!("{prefix}{key}")));
 }
 
 #[cfg(test)]
@@ -211,6 +224,11 @@ mod tests {
             ("[registry]\nstall_seconds = \"soon\"\n", "0.toml:2: invalid type: string"),
             ("[daemon]\nroot = /var\n", "0.toml:2: "),
             ("daemon = 1\n", "0.toml:1: invalid type"),
+            (
+                "[handlers.kata]\ntype = \"oci\"\npth = \"/x\"\n",
+                "0.toml:3: unknown key `handlers.kata.pth`, did you mean `handlers.kata.path`?",
+            ),
+            ("[handlers.kata]\ntype = \"vm\"\n", "0.toml:2: unknown variant `vm`"),
         ];
         for (text, expected) in rows {
             let message = merged(&[text]).unwrap_err().chain();
@@ -231,7 +249,10 @@ mod tests {
         let mut other = Config::default();
         other.daemon.log_level = "debug".into();
         other.network.bridge.mtu = 9000;
-        assert_eq!(difference(&Config::default(), &other), ["daemon.log_level", "network.bridge.mtu"]);
+        let handler = super::super::Handler { r#type: super::super::HandlerKind::Oci, path: "/r".into() };
+        other.handlers.insert("runc".into(), handler);
+        let expected = ["daemon.log_level", "handlers.runc", "network.bridge.mtu"];
+        assert_eq!(difference(&Config::default(), &other), expected);
     }
 
     #[test]

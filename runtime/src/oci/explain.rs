@@ -74,6 +74,7 @@ fn op(step: Step) -> &'static str {
         Step::Keyring => "make session keyring",
         Step::NetDevice => "move network device",
         Step::Resctrl => "enter resctrl group",
+        Step::Runtime => "run OCI runtime",
     }
 }
 
@@ -103,6 +104,9 @@ fn remedy(step: Step, errno: i32, detail: &str) -> &'static str {
         Step::Clone | Step::CgroupJoin if errno == libc::EAGAIN => "a pids limit is reached",
         Step::Link if errno == libc::EEXIST => {
             "an old pod's link has the name: it is swept when berthd restarts"
+        }
+        Step::Runtime if errno == libc::ENOENT => {
+            "install it, or correct the handler's path in berthd's configuration"
         }
         Step::LogOpen => "the log's directory has to be there and writable",
         _ if errno == libc::ENOSPC => "free some space, or inodes",
@@ -157,7 +161,7 @@ mod tests {
 
     #[test]
     fn every_step_has_a_phrase_of_its_own() {
-        let all: Vec<_> = (1..=29).chain(50..=58).map(|n| op(Step::try_from(n).unwrap())).collect();
+        let all: Vec<_> = (1..=29).chain(50..=59).map(|n| op(Step::try_from(n).unwrap())).collect();
         let distinct: std::collections::HashSet<_> = all.iter().collect();
         assert_eq!(distinct.len(), all.len());
     }

@@ -38,7 +38,7 @@ impl Case {
             },
             sandbox: cri::PodSandboxConfig { hostname: "web-1".into(), ..Default::default() },
             options: Options::default(),
-            host: Host { cgroup_v2: true, last_capability: 40, selinux: false, devices: Vec::new() },
+            host: Host { cgroup_v2: true, last_capability: 40, ..Host::default() },
             place: Place {
                 container_id: "c1".into(),
                 dir: "/run/berth/containers/c1".into(),

@@ -19,6 +19,7 @@ mod explain;
 mod golden;
 mod labels;
 mod mounts;
+mod outside;
 mod sandbox;
 mod seccomp;
 mod spec;
@@ -38,6 +39,7 @@ pub use self::{
     exec::exec_process,
     explain::explain,
     labels::{Apparmor, DEFAULT_PROFILE, apparmor},
+    outside::{by_runtime, exec_by_runtime},
     sandbox::modes,
     sandbox::sandbox_plan,
     seccomp::default_profile,
@@ -71,12 +73,16 @@ pub struct Host {
     pub last_capability: u32,
     /// SELinux is on.
     pub selinux: bool,
+    /// The lowest oom_score_adj that this daemon may give; none: any.
+    pub lowest_oom_score: Option<i32>,
+    /// The capabilities that this daemon has, and so can give, as a mask; none: any.
+    pub held_capabilities: Option<u64>,
     /// Host devices, for privileged containers: path, type letter (c, b), major, minor, mode.
     pub devices: Vec<(PathBuf, char, u32, u32, u32)>,
 }
 
 /// Where this container's things are.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Place {
     pub container_id: String,
     pub dir: PathBuf,

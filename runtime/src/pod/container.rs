@@ -10,7 +10,7 @@ use berth_launch::{fault, v1 as launch};
 use oci_spec::runtime::Spec;
 
 use super::{
-    Rooms, apparmor, blocking, cdi, clock, image_volumes,
+    Handler, Rooms, apparmor, blocking, cdi, clock, image_volumes,
     place::{self, Places},
     record::{self, ContainerRecord, Phase, PodRecord},
     relabel, resources, sandbox,
@@ -115,6 +115,7 @@ pub async fn launch(
     record.groups.clone_from(&ready.groups);
     record.boot_id = clock::boot_id();
     record.env = plan.process.unwrap_or_default().env;
+    record.runtime = plan.runtime.unwrap_or_default().program;
     record.spec = serde_json::to_string(&spec)
         .map_err(|error| Error::new(Kind::Internal, "write", "OCI spec").because(error))?;
     let (directory, written) = (places.container_record(id), record.clone());
@@ -215,7 +216,11 @@ fn prepare(
     if let Some(label) = spec.linux().as_ref().and_then(|linux| linux.mount_label().as_deref()) {
         relabel::relabel(&config.mounts, label)?;
     }
-    let plan = oci::compile(&spec, &request)?;
+    let mut plan = oci::compile(&spec, &request)?;
+    if let Handler::Runtime { program, .. } = rooms.handlers.get(&pod_record.handler)? {
+        plan.runtime = Some(oci::by_runtime(&spec, &request, program)?);
+        plan.needs = berth_launch::needs::container(&plan);
+    }
     Ok((plan, spec))
 }
 
@@ -255,7 +260,7 @@ pub async fn remove(
     blocking("remove container", move || {
         let emptied = clear_cgroup(&rooms, &record.cgroup_path);
         fault::point("container.emptied");
-        let first = place::remove(&dir);
+        let first = place::unmount_all(&dir).and_then(|()| place::remove(&dir));
         let released = rooms.images.release(id.as_str());
         let released = released.and(image_volumes::release(&rooms, &id, &record));
         fault::point("container.released");
@@ -328,12 +333,28 @@ fn host(rooms: &Rooms, config: &cri::ContainerConfig) -> Result<oci::Host> {
     if privileged || !config.devices.is_empty() {
         collect_devices(Path::new("/dev"), &mut devices);
     }
+    let held = held_capabilities();
     Ok(oci::Host {
         cgroup_v2: rooms.cgroups.mode == cgroup::Mode::V2,
         last_capability: last.trim().parse().unwrap_or(40),
         selinux: Path::new("/sys/fs/selinux/enforce").exists(),
+        lowest_oom_score: lowest_oom_score(held),
+        held_capabilities: held,
         devices,
     })
+}
+
+/// What this process may, `proc_pid_status(5)`.
+pub fn held_capabilities() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let held = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+    u64::from_str_radix(held.trim(), 16).ok()
+}
+
+/// Where CAP_SYS_RESOURCE (bit 24) is missing a score can't be lowered. `proc_pid_oom_score_adj(5)`.
+fn lowest_oom_score(held: Option<u64>) -> Option<i32> {
+    held.filter(|held| held & 1 << 24 == 0)?;
+    std::fs::read_to_string("/proc/self/oom_score_adj").ok()?.trim().parse().ok()
 }
 
 /// Character and block devices below /dev, but terminals and what containers have of their own.

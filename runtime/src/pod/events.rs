@@ -148,6 +148,7 @@ pub(super) mod tests {
             log: None,
             cgroup_path: String::new(),
             upper: "/upper".into(),
+            runtime: String::new(),
         }
     }
 

@@ -14,6 +14,7 @@ mod cdi;
 mod clock;
 mod container;
 mod events;
+mod handlers;
 mod image_volumes;
 mod place;
 mod ports;
@@ -57,6 +58,7 @@ use crate::{
     net, oci,
 };
 pub use events::{Event, What};
+pub use handlers::{Handler, Handlers, RecursiveReadOnly};
 // What callers of this room give and get; they need not know the rooms behind it.
 pub use crate::{
     cgroup::Stats,
@@ -68,6 +70,7 @@ pub use crate::{
 #[derive(Debug, Clone)]
 pub struct Rooms {
     pub config: config::Daemon,
+    pub handlers: Handlers,
     pub images: image::Store,
     pub network: Arc<net::Network>,
     pub cgroups: cgroup::Hierarchy,
@@ -124,7 +127,7 @@ impl Pods {
 
     /// Makes a pod, or joins the making of the same one.
     pub async fn run(&self, request: RunPod) -> Result<PodId> {
-        sandbox::check(&request.handler)?;
+        sandbox::check(&self.0.rooms.handlers, &request)?;
         let answer = self.begin(request);
         received(answer.await)
     }

@@ -75,7 +75,11 @@ pub fn unpin(pod_dir: &Path) -> Result<()> {
     if let Ok(entries) = fs::read_dir(pod_dir.join(berth_launch::PINS)) {
         pinned.extend(entries.flatten().map(|entry| entry.path()));
     }
-    for path in pinned {
+    unmount_each(pinned)
+}
+
+fn unmount_each(places: impl IntoIterator<Item = PathBuf>) -> Result<()> {
+    for path in places {
         match unmount(&path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
             // Not mounted, or not there: let go already.
             Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => {}
@@ -83,6 +87,12 @@ pub fn unpin(pod_dir: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Lets go of what a shim has mounted for an OCI runtime of the host; in most directories there is nothing.
+pub fn unmount_all(container_dir: &Path) -> Result<()> {
+    let volumes = fs::read_dir(container_dir.join("volumes")).into_iter().flatten().flatten();
+    unmount_each(volumes.map(|entry| entry.path()).chain([container_dir.join("rootfs")]))
 }
 
 /// Writes the files that containers of the pod see under /etc.

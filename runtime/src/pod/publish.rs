@@ -77,6 +77,7 @@ impl Pod {
             log: (!record.log.is_empty()).then(|| record.log.clone().into()),
             cgroup_path: record.cgroup_path.clone(),
             upper: self.places.container_record(&there.id).join("upper"),
+            runtime: record.runtime.clone(),
         }
     }
 }

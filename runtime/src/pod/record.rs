@@ -109,6 +109,9 @@ pub struct ContainerRecord {
     /// It has been started: one that is always to run comes back after a reboot, unless an exit record says its end.
     #[prost(bool, tag = "31")]
     pub started: bool,
+    /// The OCI runtime of the host that keeps it; empty: Berth itself.
+    #[prost(string, tag = "32")]
+    pub runtime: String,
 }
 
 /// `oci::Options` as it is written.

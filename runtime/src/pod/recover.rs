@@ -406,8 +406,10 @@ async fn sweep(rooms: &Rooms, places: &Places, found: &Found) {
                 info!(id = name, "what is left of a {} that is gone is removed", kind.trim_end_matches('s'));
                 let group = cgroups.group(&format!("/{}/{name}", parent.trim_matches('/')));
                 let cleared = group.kill().and_then(|()| group.remove());
-                let removed =
-                    cleared.and(place::unpin(&entry.path())).and_then(|()| place::remove(&entry.path()));
+                let removed = cleared
+                    .and(place::unpin(&entry.path()))
+                    .and(place::unmount_all(&entry.path()))
+                    .and_then(|()| place::remove(&entry.path()));
                 if let Err(error) = removed {
                     warn!(id = name, error = error.chain(), "it stays");
                 }

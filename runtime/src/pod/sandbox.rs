@@ -7,7 +7,7 @@ use berth_cri::v1::{self as cri, NamespaceMode};
 use berth_launch::{fault, v1 as launch};
 
 use super::{
-    Client, Rooms, blocking, clock,
+    Client, Handler, Handlers, Rooms, RunPod, blocking, clock,
     place::{self, Places},
     ports::host_ports,
     record::{self, Phase, PodRecord},
@@ -15,7 +15,6 @@ use super::{
 };
 use crate::{
     Error, Result,
-    error::Cause,
     id::PodId,
     net::{Attachment, Choice},
     oci,
@@ -148,12 +147,15 @@ pub async fn note(places: &Places, id: &PodId, record: &mut PodRecord, phase: Ph
     blocking("record pod", move || record::write(&directory, &record)).await
 }
 
-/// The runtime handlers are Berth itself.
-pub fn check(handler: &str) -> Result<()> {
-    match handler {
-        "" | "berth" => Ok(()),
-        other => Err(Error::not_found("find runtime handler", other)
-            .because(Cause("no such handler is configured".into()))
-            .hint("the handlers are `berth` and the default one")),
+/// Refuses a handler that is not there, and what an OCI runtime of the host does not do for us.
+pub fn check(handlers: &Handlers, request: &RunPod) -> Result<()> {
+    match (handlers.get(&request.handler)?, oci::users_of_pod(&request.config)?) {
+        (Handler::Runtime { .. }, Some(_)) => Err(Error::invalid(
+            "run pod",
+            "config.linux.security_context.namespace_options.userns_options",
+            format!("the handler {:?} has no user namespaces", request.handler),
+        )
+        .hint("leave the pod's RuntimeClass out, or its hostUsers: false")),
+        (Handler::Runtime { .. } | Handler::BuiltIn, _) => Ok(()),
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use berth_launch::v1::{self as launch, event};
 use tokio::sync::{broadcast::error::RecvError, oneshot};
 
-use super::{Ends, ExecHandle, Pods, told};
+use super::{Ends, ExecHandle, Pods, container::held_capabilities, told};
 use crate::{
     Error, Result,
     id::{ContainerId, PodId},
@@ -28,10 +28,15 @@ impl Pods {
         let exec = oci::Exec { own_env: view.env.to_vec(), ..exec };
         let process = oci::exec_process(&view.spec, &exec)?;
         let exec_id = PodId::random().short().to_owned();
+        let (process, document) = match view.runtime.as_str() {
+            "" => (process, Vec::new()),
+            _ => oci::exec_by_runtime(&view.spec, process, &exec_id, held_capabilities())?,
+        };
         let mut events = shim.events();
         let asked = launch::Exec {
             exec_id: exec_id.clone(),
             process: Some(process),
+            document,
             timeout_ms: timeout
                 .map_or(0, |timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).max(1)),
             ..launch::Exec::default()

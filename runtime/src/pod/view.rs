@@ -104,6 +104,8 @@ pub struct ContainerView {
     pub log: Option<PathBuf>,
     pub cgroup_path: String,
     pub upper: PathBuf,
+    /// The OCI runtime of the host that keeps it; empty: Berth itself.
+    pub runtime: String,
 }
 
 /// A process started in a running container.

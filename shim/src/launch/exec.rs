@@ -15,7 +15,7 @@ use super::{
     child::{self, Last, Streams},
     credentials, end,
     failure::{At, Result, fail},
-    inherited, namespaces, null, prepare, rootless, terminal, user, users,
+    inherited, namespaces, null, prepare, rootless, runtime, terminal, user, users,
 };
 use crate::kernel::{
     self,
@@ -35,6 +35,9 @@ pub struct Execed {
 /// Starts a process beside init and returns once it has executed its program. `fds` are its streams in order, as far as
 /// the request says it has them.
 pub fn exec(plan: &ContainerPlan, init: BorrowedFd<'_>, exec: &Exec, fds: Vec<OwnedFd>) -> Result<Execed> {
+    if let Some(runtime) = &plan.runtime {
+        return runtime::exec(plan, runtime, exec, fds);
+    }
     let process = inherit(plan, exec)?;
     let streams = if process.tty { None } else { Some(streams(exec, fds)?) };
     let group = plan.cgroup.clone().unwrap_or_default();
@@ -183,7 +186,7 @@ fn sequence(
 }
 
 /// What the request leaves open is as init's.
-fn inherit(plan: &ContainerPlan, exec: &Exec) -> Result<Process> {
+pub fn inherit(plan: &ContainerPlan, exec: &Exec) -> Result<Process> {
     let init = plan.process.as_ref().ok_or_else(|| fail(Step::Plan, "process", 0, "the plan has none"))?;
     let mut process =
         exec.process.clone().ok_or_else(|| fail(Step::Plan, &exec.exec_id, 0, "an exec of nothing"))?;
@@ -194,7 +197,7 @@ fn inherit(plan: &ContainerPlan, exec: &Exec) -> Result<Process> {
     Ok(process)
 }
 
-fn streams(exec: &Exec, fds: Vec<OwnedFd>) -> Result<Streams> {
+pub fn streams(exec: &Exec, fds: Vec<OwnedFd>) -> Result<Streams> {
     let mut fds = fds.into_iter();
     let mut next = |given: bool| match given {
         true => fds
@@ -210,7 +213,7 @@ fn streams(exec: &Exec, fds: Vec<OwnedFd>) -> Result<Streams> {
 }
 
 /// A sub-cgroup of the container's v2 group, whose controllers it does not use: the group may hold processes itself.
-fn own_cgroup(plan: &ContainerPlan, exec: &Exec) -> Result<Option<PathBuf>> {
+pub fn own_cgroup(plan: &ContainerPlan, exec: &Exec) -> Result<Option<PathBuf>> {
     let group = plan.cgroup.as_ref().map(|cgroup| cgroup.v2.as_str()).unwrap_or_default();
     if group.is_empty() {
         return Ok(None);

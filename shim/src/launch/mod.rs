@@ -8,6 +8,7 @@
 mod attributes;
 mod channel;
 mod child;
+mod command;
 mod credentials;
 mod diagnose;
 mod exec;
@@ -21,6 +22,7 @@ mod prepare;
 mod program;
 mod root;
 pub mod rootless;
+mod runtime;
 pub mod sandbox;
 pub mod terminal;
 mod time;
@@ -33,7 +35,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
-use berth_launch::v1::{ContainerPlan, Hooks, NamespaceKind, Ready, Step, stdio};
+use berth_launch::v1::{ContainerPlan, Hooks, NamespaceKind, Ready, Runtime, Step, stdio};
 use rustix::{
     event::{PollFd, PollFlags, poll},
     fs::{Mode, OFlags, open},
@@ -47,8 +49,9 @@ use self::{
     failure::{At, Result, fail},
 };
 pub use self::{
-    exec::{exec, exec_outside},
+    exec::{Execed, exec, exec_outside},
     failure::cause,
+    runtime::{clean, kill},
 };
 use crate::kernel::{
     self,
@@ -79,15 +82,23 @@ pub struct Stdio {
     pub tty: Option<OwnedFd>,
 }
 
-/// Holds init back until it is opened; dropped closed, init leaves.
+/// Holds init back until it is opened; dropped closed, init of our own making leaves.
 #[derive(Debug)]
-pub struct Gate(Channel);
+pub enum Gate {
+    Ours(Channel),
+    /// Init waits for the `start` of its runtime, which knows it by this id.
+    Runtime(Runtime, String),
+}
 
 impl Gate {
     /// Lets init execute its program; the outcome is execve's.
     pub fn open(self) -> Result<()> {
-        self.0.open_gate()?;
-        match self.0.receive()? {
+        let init = match self {
+            Self::Ours(init) => init,
+            Self::Runtime(runtime, id) => return runtime::start(&runtime, &id),
+        };
+        init.open_gate()?;
+        match init.receive()? {
             Message_::Closed => Ok(()),
             Message_::Failure(failure) => Err(failure),
             Message_::Ready(..) => Err(fail(Step::Stdio, "child", 0, "it spoke out of turn")),
@@ -107,6 +118,9 @@ pub enum Keeper {
 /// Brings a container's init to the gate: namespaces, cgroup, root, mounts, user. Nothing is left after a failure, but
 /// an outside keeper has a dead child to reap.
 pub fn create(plan: &ContainerPlan, keeper: Keeper) -> Result<Created> {
+    if let Some(runtime) = &plan.runtime {
+        return runtime::create(plan, runtime);
+    }
     let mut prepared = prepare::prepare(plan)?;
     let whose = match keeper {
         Keeper::Us => Parent::Us,
@@ -173,7 +187,7 @@ pub fn create(plan: &ContainerPlan, keeper: Keeper) -> Result<Created> {
         gid: ready.gid,
         groups: ready.groups,
         warnings,
-        gate: Gate(parent),
+        gate: Gate::Ours(parent),
     })
 }
 

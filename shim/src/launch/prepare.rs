@@ -200,7 +200,8 @@ fn bind_source(bind: &Bind) -> Result<OwnedFd> {
     }
 }
 
-fn rootfs_mount(rootfs: &Rootfs, users: Option<&OwnedFd>) -> Result<OwnedFd> {
+/// The root as a mount without a place.
+pub fn rootfs_mount(rootfs: &Rootfs, users: Option<&OwnedFd>) -> Result<OwnedFd> {
     match &rootfs.from {
         Some(rootfs::From::Overlay(overlay)) => overlay::mount(overlay, rootfs.ids.as_ref(), users, None),
         Some(rootfs::From::Path(path)) => {
@@ -215,7 +216,7 @@ fn rootfs_mount(rootfs: &Rootfs, users: Option<&OwnedFd>) -> Result<OwnedFd> {
 }
 
 /// A failure of a part, told of the whole.
-fn about(failure: berth_launch::v1::Failure, path: &Path) -> berth_launch::v1::Failure {
+pub fn about(failure: berth_launch::v1::Failure, path: &Path) -> berth_launch::v1::Failure {
     let detail = match failure.detail.is_empty() {
         true => failure.object,
         false => format!("{}: {}", failure.object, failure.detail),

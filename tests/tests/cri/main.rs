@@ -4,6 +4,7 @@ mod cni;
 mod containers;
 mod devices;
 mod errors;
+mod handlers;
 mod hostile;
 mod limits;
 mod logs;
@@ -16,3 +17,11 @@ mod security;
 mod streaming;
 mod users;
 mod volumes;
+
+/// Whether the kernel tells the exit status of a process that somebody else has reaped: Linux 6.15.
+fn kernel_keeps_exit_statuses() -> bool {
+    let name = rustix::system::uname();
+    let release = name.release().to_string_lossy().into_owned();
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 15)
+}

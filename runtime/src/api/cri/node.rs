@@ -7,10 +7,8 @@ use berth_cri::v1 as cri;
 use crate::{
     Error, Result,
     api::{Door, VERSION},
+    pod::{Handler, RecursiveReadOnly},
 };
-
-/// The names of the handler that Berth itself is; CRI wants the default one listed as "".
-pub(super) const HANDLERS: [&str; 2] = ["", "berth"];
 
 impl Door {
     pub(super) fn version(&self) -> cri::VersionResponse {
@@ -30,7 +28,7 @@ impl Door {
         cri::StatusResponse {
             status: Some(cri::RuntimeStatus { conditions: vec![runtime, network] }),
             info: if request.verbose { self.node_info().await } else { HashMap::new() },
-            runtime_handlers: HANDLERS.map(handler).into(),
+            runtime_handlers: self.rooms.handlers.all().map(|(name, is)| handler(name, is)).collect(),
             features: Some(cri::RuntimeFeatures {
                 supplemental_groups_policy: true,
                 user_namespaces_host_network: user_namespaces(),
@@ -79,9 +77,17 @@ impl Door {
     }
 }
 
-fn handler(name: &str) -> cri::RuntimeHandler {
-    let features =
-        cri::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: user_namespaces() };
+fn handler(name: &str, is: &Handler) -> cri::RuntimeHandler {
+    let features = match is {
+        Handler::BuiltIn => cri::RuntimeHandlerFeatures {
+            recursive_read_only_mounts: true,
+            user_namespaces: user_namespaces(),
+        },
+        Handler::Runtime { recursive_read_only, .. } => cri::RuntimeHandlerFeatures {
+            recursive_read_only_mounts: *recursive_read_only == RecursiveReadOnly::Known,
+            user_namespaces: false,
+        },
+    };
     cri::RuntimeHandler { name: name.into(), features: Some(features) }
 }
 

@@ -241,6 +241,7 @@ pub(super) mod tests {
             log: Some("/var/log/pods/c/1.log".into()),
             cgroup_path: "/berth/x".into(),
             upper: "/var/lib/berth/x".into(),
+            runtime: String::new(),
         }
     }
 

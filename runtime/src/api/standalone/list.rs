@@ -149,6 +149,7 @@ pub(super) mod tests {
             log: Some("/logs/container.log".into()),
             cgroup_path: "/berth/x".into(),
             upper: "/upper".into(),
+            runtime: String::new(),
         }
     }
 
