@@ -270,6 +270,9 @@ async fn write_out<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 #[cfg(test)]
+mod hostile;
+
+#[cfg(test)]
 mod tests {
     use tokio::net::UnixStream;
 

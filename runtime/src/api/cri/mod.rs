@@ -5,6 +5,8 @@ mod check;
 mod containers;
 mod events;
 mod exec;
+#[cfg(test)]
+mod hostile;
 mod images;
 mod layers;
 mod lists;

@@ -11,6 +11,8 @@ mod dictionary;
 mod flow;
 mod frame;
 mod header;
+#[cfg(test)]
+pub mod hostile;
 mod reader;
 #[cfg(test)]
 pub mod tests;
