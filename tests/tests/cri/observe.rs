@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use berth_cri::v1::{self as cri, ContainerEventType as Kind};
 use berth_tests::{Daemon, Options, asked, eventually, host_network, web};
+use prost::Message;
 use tonic::{Code, Streaming};
 
 fn all<T>(daemon: &Daemon, mut stream: Streaming<T>) -> Vec<T> {
@@ -91,6 +92,7 @@ fn events_tell_what_is_there_then_what_changes_and_end_with_the_daemon() {
     daemon.exited(&id);
     daemon.remove_container(&id).unwrap();
     daemon.remove_pod(&pod.id).unwrap();
+    let mut told_at = 0;
     let expected = [
         (&pod.id, Kind::ContainerStartedEvent),
         (&id, Kind::ContainerCreatedEvent),
@@ -107,11 +109,27 @@ fn events_tell_what_is_there_then_what_changes_and_end_with_the_daemon() {
         if kind == Kind::ContainerStoppedEvent && *subject == id {
             assert_eq!(event.containers_statuses[0].exit_code, 3);
         }
+        assert!(event.created_at >= told_at, "in order");
+        told_at = event.created_at;
     }
     let begun = std::time::Instant::now();
     assert!(daemon.stop().success());
     assert!(begun.elapsed().as_secs() < 4, "a listener held the daemon up");
     assert_eq!(daemon.wait(stream.message()).unwrap(), None);
+}
+
+/// What a kubelet that follows events goes by: the pod's status, and with it those of all its containers, at one time.
+#[test]
+fn a_pods_status_has_its_containers_and_its_time() {
+    let daemon = Daemon::with_fixture();
+    let pod = daemon.plain_pod("status");
+    let id = daemon.launch(&pod, &asked("c", &["exit", "3"])).unwrap();
+    let ended = daemon.exited(&id);
+    let request = || cri::PodSandboxStatusRequest { pod_sandbox_id: pod.id.clone(), verbose: false };
+    let first = daemon.call(daemon.runtime().pod_sandbox_status(request())).unwrap();
+    assert_eq!(first.containers_statuses, [ended]);
+    let second = daemon.call(daemon.runtime().pod_sandbox_status(request())).unwrap();
+    assert!(second.timestamp > first.timestamp && first.timestamp > first.containers_statuses[0].finished_at);
 }
 
 #[test]
@@ -145,6 +163,35 @@ fn streamed_lists_say_what_the_lists_say() {
     let request = cri::StreamPodSandboxMetricsRequest {};
     let told = all(&daemon, daemon.call(runtime().stream_pod_sandbox_metrics(request)).unwrap());
     assert_eq!(told.iter().map(|piece| piece.pod_sandbox_metrics.len()).sum::<usize>(), 3);
+}
+
+/// Nothing of a list is left out for its size: it comes in pieces that a client with gRPC's usual limit takes.
+#[test]
+fn a_list_larger_than_one_message_comes_in_pieces_below_four_mebibytes() {
+    const LIMIT: usize = 4 << 20;
+    let daemon = Daemon::with_fixture();
+    let mut config = host_network("large");
+    config.annotations.insert("large".into(), "p".repeat(900 << 10));
+    let pod = daemon.run_pod(config).unwrap();
+    for number in 0..7 {
+        let large = asked(&format!("c{number}"), &["sleep", "inf"])
+            .with(|config| drop(config.annotations.insert("large".into(), "c".repeat(900 << 10))));
+        daemon.create(&pod, &large).unwrap();
+    }
+    let request = cri::StreamContainersRequest::default();
+    let pieces = all(&daemon, daemon.call(daemon.runtime().stream_containers(request)).unwrap());
+    assert!(pieces.len() > 1, "one piece of {} bytes", pieces[0].encoded_len());
+    assert!(pieces.iter().all(|piece| piece.encoded_len() < LIMIT));
+    let told: Vec<_> = pieces.into_iter().flat_map(|piece| piece.containers).collect();
+    let mut ids: Vec<&str> = told.iter().map(|container| container.id.as_str()).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), 7, "each once");
+    assert_eq!(told, daemon.list_containers(cri::ContainerFilter::default()));
+    // Stats and metrics of many small ones fit one piece, and are as many as there are pods.
+    let request = cri::StreamPodSandboxesRequest::default();
+    let pieces = all(&daemon, daemon.call(daemon.runtime().stream_pod_sandboxes(request)).unwrap());
+    assert_eq!(pieces.iter().map(|piece| piece.pod_sandboxes.len()).sum::<usize>(), 1);
 }
 
 #[test]

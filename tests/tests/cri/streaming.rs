@@ -285,6 +285,48 @@ fn an_attached_client_hears_and_is_heard_until_the_containers_end() {
     assert_eq!(daemon.exited(&id).exit_code, 0);
 }
 
+/// The daemon is on the way of an attached client's bytes, and on no other: the container goes on, what it says meanwhile is
+/// in its log, and a client that comes back hears and is heard.
+#[test]
+fn attach_goes_on_with_the_next_daemon_and_the_container_never_notices() {
+    let mut daemon = Daemon::with_fixture();
+    let pod = daemon.plain_pod("attach");
+    let asked = asked("c", &["cat"]).with(|config| config.stdin = true);
+    let id = daemon.launch(&pod, &asked).unwrap();
+    let attach = |daemon: &Daemon| {
+        let request = cri::AttachRequest {
+            container_id: id.clone(),
+            stdin: true,
+            stdout: true,
+            stderr: true,
+            ..Default::default()
+        };
+        let url = daemon.call(daemon.runtime().attach(request)).unwrap().url;
+        let mut socket = Socket::open(&url, "v5.channel.k8s.io").unwrap();
+        assert_eq!(socket.see(), Some((STDOUT, Vec::new())));
+        socket
+    };
+    let pid = daemon.details(&id)["pid"].clone();
+    for how in ["stopped", "killed"] {
+        let mut socket = attach(&daemon);
+        socket.send(STDIN, format!("{how} once\n").as_bytes());
+        assert_eq!(socket.see(), Some((STDOUT, format!("{how} once\n").into_bytes())));
+        match how {
+            "killed" => daemon.kill9(),
+            _ => assert!(daemon.stop().success()),
+        }
+        drop(socket);
+        daemon.up();
+    }
+    let mut socket = attach(&daemon);
+    socket.send(STDIN, b"and again\n");
+    assert_eq!(socket.see(), Some((STDOUT, b"and again\n".to_vec())));
+    let status = daemon.status(&id).unwrap();
+    assert_eq!((status.state(), &daemon.details(&id)["pid"]), (cri::ContainerState::ContainerRunning, &pid));
+    let log: Vec<_> = daemon.log_of(&pod, &asked).into_iter().map(|line| line.content).collect();
+    assert_eq!(log, ["stopped once", "killed once", "and again"]);
+}
+
 #[test]
 fn what_can_not_be_streamed_is_refused_before_there_is_a_url() {
     let daemon = Daemon::with_fixture();
