@@ -28,7 +28,7 @@ const LONGEST: Duration = Duration::from_secs(60);
 /// A connection to one runtime.
 #[derive(Debug)]
 pub struct Kubelet {
-    runtime: RuntimeServiceClient<Channel>,
+    pub runtime: RuntimeServiceClient<Channel>,
 }
 
 impl Kubelet {
@@ -156,7 +156,8 @@ pub async fn timed<T>(work: impl Future<Output = Result<T>>) -> Result<(T, f64)>
     Ok((done, begun.elapsed().as_secs_f64() * 1000.0))
 }
 
-fn done<T>(call: &str, answer: std::result::Result<Response<T>, Status>) -> Result<T> {
+/// The answer of a call, or its failure in words.
+pub fn done<T>(call: &str, answer: std::result::Result<Response<T>, Status>) -> Result<T> {
     answer
         .map(Response::into_inner)
         .map_err(|status| format!("{call}: {:?}: {}", status.code(), status.message()))

@@ -1,12 +1,13 @@
 //! The client of `cargo xtask bench`: measures runtimes in turns over CRI, prints JSON.
 //!
-//! `bench --image IMAGE --logs DIR --rounds N --runtime NAME=unix:///SOCKET=SHIM... [start] [exec] [memory]`
+//! `bench --image IMAGE --logs DIR --rounds N --runtime NAME=unix:///SOCKET=SHIM... [start] [bridge] [exec] [memory] [lists]`
 //!
 //! ```text
 //!   start    RunPodSandbox + CreateContainer + StartContainer, ms
 //!   bridge   the same on Berth's built-in bridge; peers have no network of their own
 //!   exec     ExecSync of `true`, ms
 //!   memory   private dirty memory of all shims of a pod with a chatty container, KiB
+//!   lists    lists and statuses while there are a thousand containers, ms; of Berth only
 //! ```
 //! Rounds go over all runtimes before the next begins: what else the machine does hits all of them alike.
 //! But for `bridge` all pods are on the host's network, so that no runtime's network plugins are measured.
@@ -25,6 +26,9 @@ use serde_json::{Value, json};
 #[allow(dead_code)] // The demo uses the rest of it.
 #[path = "../kubelet.rs"]
 mod kubelet;
+
+#[path = "../lists.rs"]
+mod lists;
 
 use kubelet::{Kubelet, Result, container, pod, timed};
 
@@ -85,7 +89,7 @@ fn asked(mut words: impl Iterator<Item = String>) -> Result<Asked> {
             "--logs" => asked.logs = value()?.into(),
             "--rounds" => asked.rounds = value()?.parse().map_err(|error| format!("--rounds: {error}"))?,
             "--runtime" => asked.runtimes.push(runtime(&value()?)?),
-            "start" | "bridge" | "exec" | "memory" => asked.names.push(word),
+            "start" | "bridge" | "exec" | "memory" | "lists" => asked.names.push(word),
             _ => return Err(format!("no such word: {word}")),
         }
     }
@@ -106,6 +110,11 @@ async fn measure(mut asked: Asked) -> Result<Value> {
     }
     let mut figures = Vec::new();
     for name in &asked.names {
+        if name == "lists" {
+            figures
+                .extend(measure_lists(&mut asked.runtimes, &asked.image, &asked.logs, asked.rounds).await?);
+            continue;
+        }
         let mut samples: Vec<Vec<f64>> = vec![Vec::new(); asked.runtimes.len()];
         let rounds = if name == "memory" { 1 } else { asked.rounds + WARM_UP };
         for round in 0..rounds {
@@ -128,6 +137,38 @@ async fn measure(mut asked: Asked) -> Result<Value> {
         figures.extend(measured.map(|(runtime, samples)| figure(name, &runtime.name, unit, samples)));
     }
     Ok(Value::Array(figures))
+}
+
+/// Of Berth's alone: a peer would be waited for longer than its figures are worth.
+async fn measure_lists(
+    runtimes: &mut [Runtime],
+    image: &str,
+    logs: &Path,
+    rounds: u32,
+) -> Result<Vec<Value>> {
+    let mut figures = Vec::new();
+    for runtime in runtimes.iter_mut().filter(|runtime| runtime.name == "berth") {
+        let Some(kubelet) = runtime.kubelet.as_mut() else { return Err("not connected".into()) };
+        let mut thousand = lists::Thousand::default();
+        let made = thousand.make(kubelet, image, logs).await;
+        let mut samples: [Vec<f64>; lists::CALLS.len()] = Default::default();
+        let mut measured = made;
+        for round in 0..rounds + WARM_UP {
+            if measured.is_err() {
+                break;
+            }
+            measured = thousand.measure(kubelet, round as usize).await.map(|took| {
+                if round >= WARM_UP {
+                    samples.iter_mut().zip(took).for_each(|(samples, took)| samples.push(took));
+                }
+            });
+        }
+        let removed = thousand.remove(kubelet).await;
+        measured.and(removed)?;
+        let named = lists::CALLS.iter().zip(samples);
+        figures.extend(named.map(|(name, samples)| figure(name, &runtime.name, "ms", samples)));
+    }
+    Ok(figures)
 }
 
 impl Runtime {
