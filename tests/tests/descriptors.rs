@@ -1,6 +1,11 @@
 //! The CRI that Berth is built from against the CRI that Kubernetes publishes: nothing missing, nothing renumbered.
 
-use std::{collections::BTreeMap, path::PathBuf, process::Command};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use berth_tests::{required, skip};
 use prost::Message;
@@ -32,6 +37,32 @@ fn cri_is_word_for_word_that_of_kubernetes() {
         more.map(|(name, fact)| format!("not in the published file: {name}: {fact}")).collect();
     let wrong = [missing, more].concat();
     assert!(wrong.is_empty(), "{} differences from {MODULE}:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// A shim of yesterday talks to the daemon of today, a script's client of last year to its socket.
+#[test]
+fn what_was_once_sent_keeps_its_name_and_number() {
+    for (name, directory) in [("launch", "../proto/launch"), ("berth", "../proto/cri")] {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join(directory);
+        let file = format!("{name}.proto");
+        let set = protox::compile([&file], [&directory]).expect("compile our own file");
+        let ours = set.file.iter().find(|found| found.name() == file).expect("the set has the file");
+        let found: BTreeSet<String> =
+            facts(ours).into_iter().map(|(name, fact)| format!("{name}: {fact}")).collect();
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(format!("{name}.txt"));
+        if std::env::var_os("UPDATE").is_some() {
+            let lines: String = found.iter().map(|fact| format!("{fact}\n")).collect();
+            fs::write(&path, lines).expect("write the golden file");
+            continue;
+        }
+        let golden = fs::read_to_string(&path).expect("read the golden file");
+        let golden: BTreeSet<String> = golden.lines().map(str::to_owned).collect();
+        assert!(golden.len() > 100, "{} is all but empty", path.display());
+        let gone: Vec<_> = golden.difference(&found).collect();
+        assert!(gone.is_empty(), "{file} breaks with what was sent before: {gone:#?}");
+        let come: Vec<_> = found.difference(&golden).collect();
+        assert!(come.is_empty(), "new in {file}: UPDATE=1 adds it where it is right: {come:#?}");
+    }
 }
 
 #[test]

@@ -265,6 +265,9 @@ pub fn write_exit(directory: &Path, exit: &launch::Exit) -> io::Result<()> {
 }
 
 #[cfg(test)]
+mod golden;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

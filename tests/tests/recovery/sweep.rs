@@ -63,6 +63,39 @@ fn what_nobody_owns_is_swept() {
 }
 
 #[test]
+fn ten_thousand_leftovers_are_swept_and_what_runs_is_found() {
+    let mut daemon = Daemon::with_fixture();
+    let pod = daemon.plain_pod("among");
+    let id = daemon.launch(&pod, &asked("c", &["sleep", "inf"])).unwrap();
+    daemon.kill9();
+    // Directories of the state without a record, directories of records that were never written, odd names, a file.
+    let (state, root) = (daemon.state().to_path_buf(), daemon.root().to_path_buf());
+    let id_of = |n: usize| format!("{n:064x}");
+    for n in 0..2_500 {
+        for directory in [&state, &root] {
+            fs::create_dir(directory.join("containers").join(id_of(2 * n))).unwrap();
+            fs::create_dir(directory.join("pods").join(id_of(2 * n + 1))).unwrap();
+        }
+        fs::write(state.join("containers").join(id_of(2 * n)).join("plan"), "left").unwrap();
+    }
+    let odd = root.join("containers").join("not-an-id");
+    fs::create_dir(&odd).unwrap();
+    fs::write(root.join("pods").join("a-file"), "").unwrap();
+    daemon.up();
+    assert_eq!(daemon.exec_ok(&id, &["echo", "on"]), "on\n");
+    for directory in [&state, &root] {
+        for (kind, kept) in [("containers", &id), ("pods", &pod.id)] {
+            let names = fs::read_dir(directory.join(kind)).unwrap();
+            let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            let left: Vec<_> = names.filter(|name| name != kept && name.len() == 64).collect();
+            assert!(left.is_empty(), "{} of {kind} in {}", left.len(), directory.display());
+        }
+    }
+    // What has no id of Berth's is somebody else's.
+    assert!(odd.is_dir() && root.join("pods").join("a-file").is_file());
+}
+
+#[test]
 fn many_restarts_change_nothing() {
     let mut daemon = Daemon::with_fixture();
     let pod = daemon.plain_pod("many");
