@@ -77,7 +77,10 @@ pub fn process(process: &Process) -> Vec<String> {
 /// The same of a pod.
 pub fn sandbox(plan: &SandboxPlan) -> Vec<String> {
     let is_new = plan.new_namespaces().any(|kind| kind == NamespaceKind::User);
-    names(vec![(is_new || !plan.uid_maps.is_empty() || !plan.gid_maps.is_empty(), USERS)])
+    names(vec![
+        (is_new || !plan.uid_maps.is_empty() || !plan.gid_maps.is_empty(), USERS),
+        (plan.cgroup.as_ref().is_some_and(|cgroup| !cgroup.device_program.is_empty()), DEVICE_PROGRAM),
+    ])
 }
 
 /// The same of a request to a shim that runs.

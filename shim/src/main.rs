@@ -50,6 +50,7 @@ fn main() -> ExitCode {
         Some("oneshot") => oneshot::create(),
         Some("oneshot-exec") => oneshot::exec(),
         Some("signal") => oneshot::signal(),
+        Some("devices") => oneshot::devices(),
         Some("--version") => {
             println!("berth-shim {} (launch protocol {})", env!("CARGO_PKG_VERSION"), berth_launch::VERSION);
             ExitCode::SUCCESS

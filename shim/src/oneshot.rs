@@ -12,7 +12,9 @@ use std::{
 };
 
 use berth_launch::needs;
-use berth_launch::v1::{Birth, ContainerPlan, Failure, Outside, OutsideExec, Ready, Step, birth::Outcome};
+use berth_launch::v1::{
+    Birth, ContainerPlan, Failure, Outside, OutsideExec, Ready, SetDevices, Step, birth::Outcome,
+};
 use prost::Message;
 use rustix::{
     fs::Mode,
@@ -58,6 +60,25 @@ pub fn signal() -> ExitCode {
         Ok(()) | Err(rustix::io::Errno::SRCH) => ExitCode::SUCCESS,
         Err(errno) => {
             eprintln!("berth-shim: send signal {}: {errno}", wanted.as_raw());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// `berth-shim devices PROGRAM GROUP`: other device rules for a container that runs.
+pub fn devices() -> ExitCode {
+    let mut words = std::env::args().skip(2);
+    let program = words.next().and_then(|word| word.parse::<i32>().ok()).map(kernel::exec::inherited);
+    let (Some(Ok(program)), Some(group)) = (program, words.next()) else {
+        eprintln!("berth-shim: devices takes the descriptor of a program and a cgroup's directory");
+        return ExitCode::from(2);
+    };
+    let set = read::<SetDevices>(program)
+        .and_then(|set| launch::attach_device_program(&group, &set.device_program));
+    match set {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{}", launch::cause(&failure));
             ExitCode::FAILURE
         }
     }

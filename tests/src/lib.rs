@@ -13,6 +13,7 @@
 mod clients;
 pub mod cni;
 mod daemon;
+mod devices;
 mod hostile;
 pub mod images;
 mod leaks;
@@ -29,6 +30,7 @@ pub mod web;
 
 pub use clients::Answer;
 pub use daemon::{Daemon, Options};
+pub use devices::block_device;
 pub use hostile::{Hostile, Trick};
 pub use leaks::processes_naming;
 pub use logs::{Line, Stream, lines, read_log};

@@ -4,7 +4,7 @@ use std::path::{Component, Path, PathBuf};
 
 use tracing::warn;
 
-use super::{Group, Limits, apply, devices, file};
+use super::{Group, Limits, apply, file};
 use crate::{Error, Kind, Result};
 
 /// v2 controllers that limits and stats want.
@@ -22,9 +22,6 @@ pub fn create(roots: &Group, path: &str, limits: &Limits) -> Result<Group> {
     }
     let group = roots.below(&parts);
     apply::limits(&group, limits)?;
-    if let Some(dir) = group.v1_with("devices.deny").filter(|_| !limits.all_devices) {
-        devices::narrow(dir)?;
-    }
     made.keep();
     Ok(group)
 }

@@ -3,12 +3,11 @@
 //!
 //! ```text
 //! mounts  where the hierarchies are          make   directories, controllers, cpusets    drain  kill, empty, remove
-//! file    one control file                   apply  limits -> files (values, devices)    stats  files -> counters
-//!                                                                                        detail, pressure  the rest
+//! file    one control file                   apply  limits -> files (values)             stats  files -> counters
+//! devices rules -> a v1 list, a v2 program                                               detail, pressure  the rest
 //! ```
 //!
-//! Everything here blocks: callers hop to a thread that may. On v2 device rules are still open, they take a program in
-//! the kernel: there a container may open what its user may.
+//! Everything here blocks: callers hop to a thread that may.
 
 mod apply;
 mod detail;
@@ -23,7 +22,8 @@ mod values;
 
 use std::path::{Path, PathBuf};
 
-use crate::{Error, Kind, Result};
+pub use self::devices::Rules as DeviceRules;
+use crate::{Error, Kind, Result, error::Cause};
 
 /// How this host mounts cgroups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,8 +58,6 @@ pub struct Limits {
     pub pids: Option<i64>,
     /// v2 files by name, written last.
     pub unified: Vec<(String, String)>,
-    /// v1 device rules or the v2 program come with the whole OCI surface; until then: the default list or everything.
-    pub all_devices: bool,
 }
 
 /// One cgroup in every hierarchy, as a name below the roots ("/kubepods/pod1/<id>").
@@ -192,8 +190,6 @@ impl Hierarchy {
 
     /// Makes `path` (absolute below the roots, may exist) in all hierarchies with these limits; undoes itself on failure.
     ///
-    /// A group without `all_devices` narrows what all groups below it can ever have: a pod's group has it.
-    ///
     /// # Errors
     /// `Invalid` for a bad path or a value that the kernel won't take, `Precondition` where a controller is missing.
     pub fn create(&self, path: &str, limits: &Limits) -> Result<Group> {
@@ -207,9 +203,29 @@ impl Hierarchy {
 }
 
 impl Group {
-    /// Writes these limits; `None` leaves what is there. Devices stay as they were made.
+    /// Writes these limits; `None` leaves what is there. Devices stay as they were.
     pub fn update(&self, limits: &Limits) -> Result<()> {
         apply::limits(self, limits)
+    }
+
+    /// Makes device rules hold: at once where a v1 controller has a list, else by the program that is given back, which a
+    /// shim attaches to the v2 directory, and which is there as long as that. Empty: nothing is left to do. A group below
+    /// can never have more than the one above.
+    ///
+    /// # Errors
+    /// `Precondition` where neither is there, or v1's list can't say it.
+    pub fn allow_devices(&self, rules: &DeviceRules) -> Result<Vec<u8>> {
+        if let Some(dir) = self.v1_with("devices.list") {
+            let list = devices::List::of(rules)?;
+            let now = file::read(&dir.join("devices.list"))?.unwrap_or_default();
+            list.lines(&now).iter().try_for_each(|(name, line)| file::write(&dir.join(name), line))?;
+            return Ok(Vec::new());
+        }
+        match &self.v2 {
+            Some(_) => Ok(rules.program()),
+            None => Err(Error::new(Kind::Precondition, "limit devices", "cgroup")
+                .because(Cause("this host has neither v1's devices controller nor a v2 hierarchy".into()))),
+        }
     }
 
     /// Reads what it used.

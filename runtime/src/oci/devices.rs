@@ -3,6 +3,7 @@
 use std::{os::unix::ffi::OsStrExt, path::Path};
 
 use berth_launch::v1::{Device, Symlink, device::Type};
+use serde_json::{Value, json};
 
 use super::{Host, Request, user};
 use crate::{Error, Result};
@@ -61,6 +62,37 @@ pub fn nodes(request: &Request<'_>) -> Result<Vec<Device>> {
     let mut seen = std::collections::HashSet::new();
     nodes.retain(|node| seen.insert(node.path.clone()));
     Ok(nodes)
+}
+
+/// What the container may do with devices beside what every one may: with those asked for as the request says, with all of
+/// them where privileged.
+///
+/// # Errors
+/// As `nodes`.
+pub fn rules(request: &Request<'_>) -> Result<Vec<Value>> {
+    if user::security(request).is_some_and(|security| security.privileged) {
+        return Ok(vec![json!({"allow": true, "access": "rwm"})]);
+    }
+    let mut rules = vec![json!({"allow": false, "access": "rwm"})];
+    for asked in &request.config.devices {
+        let nodes = of_host(request.host, &asked.host_path, &asked.container_path)?;
+        rules.extend(nodes.iter().filter_map(|node| rule(node, &asked.permissions)));
+    }
+    for described in &request.place.cdi.device_nodes {
+        rules.extend(rule(&of_cdi(described)?, &described.permissions));
+    }
+    Ok(rules)
+}
+
+/// None for a pipe, which is no device.
+fn rule(node: &Device, permissions: &str) -> Option<Value> {
+    let kind = match node.r#type() {
+        Type::Char => "c",
+        Type::Block => "b",
+        Type::Fifo => return None,
+    };
+    let access = if permissions.is_empty() { "rwm" } else { permissions };
+    Some(json!({"allow": true, "type": kind, "major": node.major, "minor": node.minor, "access": access}))
 }
 
 /// As its vendor describes it.

@@ -7,7 +7,7 @@ use berth_launch::v1::{self as launch, piece};
 use oci_spec::runtime::Spec;
 use serde_json::{Value, json};
 
-use super::{Request, capabilities, devices, spec, user};
+use super::{Request, capabilities, spec};
 use crate::{Error, Kind, Result};
 
 const OP: &str = "write for OCI runtime";
@@ -31,7 +31,6 @@ pub fn by_runtime(document: &Spec, request: &Request<'_>, program: &Path) -> Res
     hold(&mut process["capabilities"], request.host.held_capabilities);
     process["oomScoreAdj"] = json!(score(process, request.host.lowest_oom_score));
     mounts(&mut all["mounts"], &place.dir);
-    all["linux"]["resources"]["devices"] = rules(request)?;
     if !request.host.cgroup_v2
         && let Some(resources) = all["linux"]["resources"].as_object_mut()
     {
@@ -138,25 +137,6 @@ fn mounts(mounts: &mut Value, dir: &Path) {
             }
         };
     }
-}
-
-/// Everything for a privileged container, else the nodes that it has.
-fn rules(request: &Request<'_>) -> Result<Value> {
-    if user::security(request).is_some_and(|security| security.privileged) {
-        return Ok(json!([{"allow": true, "access": "rwm"}]));
-    }
-    let letter = |kind: launch::device::Type| match kind {
-        launch::device::Type::Char => Some("c"),
-        launch::device::Type::Block => Some("b"),
-        launch::device::Type::Fifo => None,
-    };
-    let mut rules = vec![json!({"allow": false, "access": "rwm"})];
-    for node in devices::nodes(request)? {
-        if let Some(kind) = letter(node.r#type()) {
-            rules.push(json!({"allow": true, "type": kind, "major": node.major, "minor": node.minor, "access": "rwm"}));
-        }
-    }
-    Ok(json!(rules))
 }
 
 /// Runtimes fail at a capability that nobody here has to give; without it is as near as one gets.

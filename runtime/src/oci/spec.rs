@@ -52,7 +52,7 @@ pub fn spec(request: &Request<'_>) -> Result<Spec> {
         "rootfsPropagation": rootfs_propagation(request),
         "maskedPaths": paths(security, &security.masked_paths, &MASKED),
         "readonlyPaths": paths(security, &security.readonly_paths, &READ_ONLY),
-        "resources": resources(request),
+        "resources": resources(request)?,
     });
     if let Some(users) = users::of_container(request)? {
         linux["uidMappings"] = users::document(&users.uids);
@@ -246,13 +246,15 @@ fn paths(security: &cri::LinuxContainerSecurityContext, asked: &[String], defaul
     }
 }
 
-fn resources(request: &Request<'_>) -> Value {
+fn resources(request: &Request<'_>) -> Result<Value> {
+    let devices = devices::rules(request)?;
     let Some(asked) = request.config.linux.as_ref().and_then(|linux| linux.resources.as_ref()) else {
-        return json!({});
+        return Ok(json!({"devices": devices}));
     };
     let some = |value: i64| (value != 0).then_some(value);
     let text = |value: &str| (!value.is_empty()).then(|| value.to_owned());
-    json!({
+    Ok(json!({
+        "devices": devices,
         "cpu": {
             "shares": some(asked.cpu_shares), "quota": some(asked.cpu_quota), "period": some(asked.cpu_period),
             "cpus": text(&asked.cpuset_cpus), "mems": text(&asked.cpuset_mems),
@@ -260,7 +262,7 @@ fn resources(request: &Request<'_>) -> Value {
         "memory": {"limit": some(asked.memory_limit_in_bytes), "swap": some(asked.memory_swap_limit_in_bytes)},
         "pids": request.options.pids.map(|limit| json!({"limit": limit})),
         "unified": asked.unified,
-    })
+    }))
 }
 
 /// The seccomp profile that applies: CRI runs unconfined what says nothing, as its peers do.

@@ -61,8 +61,8 @@ pub fn birth(globals: &Globals, spec: &Spec, raw: &[u8], asked: &Asked) -> Resul
     let mut undo = Undo { dir: dir.clone(), group: None, init: Identity::default() };
     let _lock = Container::lock(&dir)?;
     write_whole(&dir.join("config.json"), raw)?;
-    let group = group(globals, spec, &asked.id, &mut undo)?;
-    let plan = plan(spec, asked, &dir, groups::planned(&group))?;
+    let (group, planned) = group(globals, spec, &asked.id, &mut undo)?;
+    let plan = plan(spec, asked, &dir, planned)?;
     write_whole(&dir.join("plan"), &plan.encode_to_vec())?;
     let mut container = Container { dir, state: state(spec, asked, &group)? };
     container.save()?;
@@ -90,7 +90,7 @@ pub fn birth(globals: &Globals, spec: &Spec, raw: &[u8], asked: &Asked) -> Resul
     Ok(container)
 }
 
-fn group(globals: &Globals, spec: &Spec, id: &str, undo: &mut Undo) -> Result<Group> {
+fn group(globals: &Globals, spec: &Spec, id: &str, undo: &mut Undo) -> Result<(Group, launch::Cgroup)> {
     let linux = spec.linux().clone().unwrap_or_default();
     let asked = linux.cgroups_path().as_ref().map(|path| path.to_string_lossy().into_owned());
     let path = groups::path(globals.groups, asked.as_deref(), id)?;
@@ -109,10 +109,9 @@ fn group(globals: &Globals, spec: &Spec, id: &str, undo: &mut Undo) -> Result<Gr
     let group = hierarchy.create(&path, &wanted)?;
     undo.group = ours.then(|| group.clone());
     limits::rest(&group, &resources)?;
-    if !limits::devices(&group, &resources)? {
-        globals.log.warn("device rules are not enforced: that takes the v1 devices controller");
-    }
-    Ok(group)
+    let program = groups::devices(globals, &group, &resources)?;
+    let planned = groups::planned(&group, program);
+    Ok((group, planned))
 }
 
 fn plan(spec: &Spec, asked: &Asked, dir: &Path, cgroup: launch::Cgroup) -> Result<launch::ContainerPlan> {

@@ -148,7 +148,8 @@ fn place(container: &Container, line: &Line) -> Result<launch::Cgroup> {
             group.v2 = rest.map(|rest| dir.join(rest)).or(group.v2);
         }
     }
-    Ok(groups::planned(&group))
+    // Its device program is the container's.
+    Ok(groups::planned(&group, Vec::new()))
 }
 
 /// The document of `--process`, or init's with what the flags say over it.

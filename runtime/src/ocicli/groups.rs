@@ -10,8 +10,14 @@ use std::{
 };
 
 use berth_launch::v1 as launch;
+use oci_spec::runtime::LinuxResources;
 
-use crate::{Error, Kind, Result, cgroup::Group, error::Cause};
+use super::Globals;
+use crate::{
+    Error, Kind, Result,
+    cgroup::{DeviceRules, Group},
+    error::Cause,
+};
 
 /// Who makes cgroups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,14 +45,37 @@ pub fn path(driver: Driver, asked: Option<&str>, id: &str) -> Result<String> {
     }
 }
 
-/// The group as plans name it.
-pub fn planned(group: &Group) -> launch::Cgroup {
+/// The group as plans name it, with the device program that it is to get.
+pub fn planned(group: &Group, device_program: Vec<u8>) -> launch::Cgroup {
     let text = |path: &PathBuf| path.to_string_lossy().into_owned();
     launch::Cgroup {
         v2: group.v2.as_ref().map(text).unwrap_or_default(),
         v1: group.v1.iter().map(text).collect(),
-        ..launch::Cgroup::default()
+        device_program,
     }
+}
+
+/// Makes a spec's device rules hold, or gives the program that does.
+///
+/// # Errors
+/// `Invalid` for a rule about no device, `Precondition` where this host's cgroups can't hold it.
+pub fn devices(globals: &Globals, group: &Group, resources: &LinuxResources) -> Result<Vec<u8>> {
+    let asked = resources.devices().as_deref().unwrap_or_default();
+    let rules = DeviceRules::of(asked)?;
+    if in_user_namespace()? {
+        // There the kernel lets nobody set them, and nobody make a node: what is open is what is bound from the host.
+        if !asked.is_empty() {
+            globals.log.warn("device rules are not enforced: nobody can set them from a user namespace");
+        }
+        return Ok(Vec::new());
+    }
+    group.allow_devices(&rules)
+}
+
+/// Whether not all ids of the host are ours.
+fn in_user_namespace() -> Result<bool> {
+    let map = read(Path::new("/proc/self/uid_map"))?;
+    Ok(map.is_some_and(|map| !map.split_whitespace().eq(["0", "0", "4294967295"])))
 }
 
 /// The pids in the group and below, in any hierarchy.

@@ -1,6 +1,6 @@
 //! `linux.resources` of a spec -> limits of a cgroup. What no controller here takes is refused with its name.
 
-use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType, LinuxResources};
+use oci_spec::runtime::LinuxResources;
 
 use super::groups;
 use crate::{
@@ -16,7 +16,7 @@ struct Extra {
     value: String,
 }
 
-/// What the usual limits are. Device rules are written later, so all are allowed at first where there are any.
+/// What the usual limits are.
 pub fn limits(resources: &LinuxResources) -> Result<Limits> {
     unsaid(resources)?;
     let (cpu, memory) = (resources.cpu().clone().unwrap_or_default(), *resources.memory());
@@ -34,7 +34,6 @@ pub fn limits(resources: &LinuxResources) -> Result<Limits> {
         memory_swap_bytes: memory.swap(),
         pids: resources.pids().as_ref().map(|pids| pids.limit()),
         unified,
-        all_devices: resources.devices().as_ref().is_some_and(|rules| !rules.is_empty()),
     })
 }
 
@@ -112,55 +111,6 @@ fn unsaid(resources: &LinuxResources) -> Result<()> {
     }
 }
 
-/// Makes the v1 device list the spec's: nothing, then its rules in their order, then what every container may do. False
-/// where no v1 controller is there to hold them.
-pub fn devices(group: &Group, resources: &LinuxResources) -> Result<bool> {
-    let rules = resources.devices().as_deref().unwrap_or_default();
-    let Some(dir) = group.v1.iter().find(|dir| dir.join("devices.deny").exists()) else {
-        return Ok(rules.is_empty());
-    };
-    if rules.is_empty() {
-        return Ok(true);
-    }
-    groups::write(&dir.join("devices.deny"), "a")?;
-    for rule in rules {
-        let file = if rule.allow() { "devices.allow" } else { "devices.deny" };
-        groups::write(&dir.join(file), &device_rule(rule))?;
-    }
-    DEFAULT.iter().try_for_each(|rule| groups::write(&dir.join("devices.allow"), rule))?;
-    Ok(true)
-}
-
-/// The runtime spec's default devices, and the making of any node.
-const DEFAULT: [&str; 11] = [
-    "b *:* m",
-    "c *:* m",
-    "c 1:3 rwm",
-    "c 1:5 rwm",
-    "c 1:7 rwm",
-    "c 1:8 rwm",
-    "c 1:9 rwm",
-    "c 5:0 rwm",
-    "c 5:1 rwm",
-    "c 5:2 rwm",
-    "c 136:* rwm",
-];
-
-/// A rule as the kernel's file takes it.
-fn device_rule(rule: &LinuxDeviceCgroup) -> String {
-    let kind = match rule.typ() {
-        None | Some(LinuxDeviceType::A) => return "a".into(),
-        Some(LinuxDeviceType::B) => 'b',
-        Some(LinuxDeviceType::C | LinuxDeviceType::U | LinuxDeviceType::P) => 'c',
-    };
-    let number = |number: Option<i64>| match number {
-        Some(number) if number >= 0 => number.to_string(),
-        _ => "*".into(),
-    };
-    let access = rule.access().as_deref().filter(|access| !access.is_empty()).unwrap_or("rwm");
-    format!("{kind} {}:{} {access}", number(rule.major()), number(rule.minor()))
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -169,16 +119,6 @@ mod tests {
 
     fn of(value: serde_json::Value) -> LinuxResources {
         serde_json::from_value(value).unwrap()
-    }
-
-    #[test]
-    fn rules_are_written_as_the_kernel_reads_them() {
-        let resources = of(json!({"devices": [
-            {"allow": false, "access": "rwm"}, {"allow": true, "type": "c", "major": 10, "minor": 229, "access": "rw"},
-            {"allow": true, "type": "b", "major": 8}, {"allow": true, "type": "c", "major": -1, "minor": -1}]}));
-        let rules: Vec<String> = resources.devices().iter().flatten().map(device_rule).collect();
-        assert_eq!(rules, ["a", "c 10:229 rw", "b 8:* rwm", "c *:* rwm"]);
-        assert!(limits(&resources).unwrap().all_devices);
     }
 
     #[test]

@@ -4,11 +4,11 @@ use std::{
     fs::File,
     io::{Read, Write},
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
 };
 
-use berth_launch::v1::{Birth, Failure, Ready, Step, birth::Outcome};
+use berth_launch::v1::{Birth, Failure, Ready, SetDevices, Step, birth::Outcome};
 use prost::Message;
 use rustix::{
     fs::{MemfdFlags, OFlags, SealFlags},
@@ -66,6 +66,23 @@ pub fn signal(process: BorrowedFd<'_>, number: u32) -> Result<()> {
     match output.status.success() {
         true => Ok(()),
         false => Err(Error::new(Kind::Internal, "send signal", number.to_string())
+            .because(Cause(String::from_utf8_lossy(&output.stderr).trim().to_owned()))),
+    }
+}
+
+/// Has the shim attach a device program in place of what a v2 group has: only there is the kernel asked for what no safe
+/// call has.
+pub fn set_devices(group: &Path, device_program: &[u8]) -> Result<()> {
+    let failed = |error: std::io::Error| Error::io(OP, "device program", error);
+    let plan = SetDevices { device_program: device_program.to_vec() };
+    let plan = sealed(&plan.encode_to_vec()).map_err(failed)?;
+    rustix::io::fcntl_setfd(&plan, FdFlags::empty()).map_err(|errno| failed(errno.into()))?;
+    let mut command = Command::new(program()?);
+    command.args(["devices", &plan.as_raw_fd().to_string()]).arg(group).env_clear();
+    let output = command.output().map_err(failed)?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(Error::new(Kind::Precondition, "load device rules of", group.display().to_string())
             .because(Cause(String::from_utf8_lossy(&output.stderr).trim().to_owned()))),
     }
 }

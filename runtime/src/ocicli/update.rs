@@ -6,8 +6,9 @@ use oci_spec::runtime::LinuxResources;
 use serde_json::{Map, Value, json};
 
 use super::{
-    Globals, limits,
+    Globals, groups, limits,
     line::{Flag, Line, value, wrong},
+    shim,
     state::{Status, read},
 };
 use crate::{Error, Kind, Result, error::Cause};
@@ -46,8 +47,12 @@ pub fn update(globals: &Globals, line: &Line) -> Result<u8> {
     let group = container.state.group();
     group.update(&limits::limits(&resources)?)?;
     limits::rest(&group, &resources)?;
+    // Who says nothing of devices leaves them as they are.
     if resources.devices().as_ref().is_some_and(|rules| !rules.is_empty()) {
-        limits::devices(&group, &resources)?;
+        let program = groups::devices(globals, &group, &resources)?;
+        if let Some(dir) = group.v2.as_ref().filter(|_| !program.is_empty()) {
+            shim::set_devices(dir, &program)?;
+        }
     }
     Ok(0)
 }

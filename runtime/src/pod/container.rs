@@ -196,7 +196,7 @@ fn prepare(
         hosts: Some(pod_dir.join("hosts")),
         hostname_file: Some(pod_dir.join("hostname")),
         cgroup_path: record.cgroup_path.clone(),
-        cgroup: plan_of(&group),
+        cgroup: plan_of(&group, Vec::new()),
         log,
         seccomp_profile: seccomp_profile(security)?,
         image_volumes,
@@ -217,11 +217,27 @@ fn prepare(
         relabel::relabel(&config.mounts, label)?;
     }
     let mut plan = oci::compile(&spec, &request)?;
-    if let Handler::Runtime { program, .. } = rooms.handlers.get(&pod_record.handler)? {
-        plan.runtime = Some(oci::by_runtime(&spec, &request, program)?);
-        plan.needs = berth_launch::needs::container(&plan);
+    match rooms.handlers.get(&pod_record.handler)? {
+        // It reads the device rules in its spec, and holds the container to them itself.
+        Handler::Runtime { program, .. } => {
+            plan.runtime = Some(oci::by_runtime(&spec, &request, program)?);
+            plan.needs = berth_launch::needs::container(&plan);
+        }
+        Handler::BuiltIn => plan = held_to_devices(&group, &spec, plan)?,
     }
     Ok((plan, spec))
+}
+
+/// The plan with the program, if it takes one, for the spec's device rules to hold in the group.
+fn held_to_devices(
+    group: &cgroup::Group,
+    spec: &Spec,
+    plan: launch::ContainerPlan,
+) -> Result<launch::ContainerPlan> {
+    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().clone()).unwrap_or_default();
+    let rules = cgroup::DeviceRules::of(resources.devices().as_deref().unwrap_or_default())?;
+    let plan = launch::ContainerPlan { cgroup: Some(plan_of(group, group.allow_devices(&rules)?)), ..plan };
+    Ok(launch::ContainerPlan { needs: berth_launch::needs::container(&plan), ..plan })
 }
 
 /// Changes a container's resources in its cgroup, all or nothing, and in its record. Blocks.
@@ -287,13 +303,13 @@ pub fn clear_cgroup(rooms: &Rooms, path: &str) -> Result<()> {
     killed.and(group.remove())
 }
 
-/// The cgroup as plans carry it.
-pub fn plan_of(group: &cgroup::Group) -> launch::Cgroup {
+/// The cgroup as plans carry it, with the device program that it is to get.
+pub fn plan_of(group: &cgroup::Group, device_program: Vec<u8>) -> launch::Cgroup {
     let text = |path: &PathBuf| path.to_string_lossy().into_owned();
     launch::Cgroup {
         v2: group.v2.as_ref().map(text).unwrap_or_default(),
         v1: group.v1.iter().map(text).collect(),
-        device_program: Vec::new(),
+        device_program,
     }
 }
 

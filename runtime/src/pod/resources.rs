@@ -9,9 +9,7 @@ pub fn limits(config: &cri::ContainerConfig, options: &oci::Options) -> cgroup::
     let linux = config.linux.as_ref();
     let none = cri::LinuxContainerResources::default();
     let asked = linux.and_then(|linux| linux.resources.as_ref()).unwrap_or(&none);
-    let privileged =
-        linux.and_then(|linux| linux.security_context.as_ref()).is_some_and(|security| security.privileged);
-    cgroup::Limits { pids: options.pids, all_devices: privileged, ..of(asked) }
+    cgroup::Limits { pids: options.pids, ..of(asked) }
 }
 
 /// What CRI leaves at zero or empty it does not say.
@@ -32,7 +30,6 @@ pub fn of(asked: &cri::LinuxContainerResources) -> cgroup::Limits {
         memory_swap_bytes: some(asked.memory_swap_limit_in_bytes),
         pids: None,
         unified,
-        all_devices: false,
     }
 }
 
@@ -87,7 +84,6 @@ pub fn back(before: &cgroup::Limits, update: &cgroup::Limits) -> cgroup::Limits 
             .filter(|(name, _)| update.unified.iter().any(|(other, _)| other == name))
             .cloned()
             .collect(),
-        all_devices: false,
     }
 }
 

@@ -65,7 +65,12 @@ async fn try_make(rooms: &Rooms, places: &Places, id: &PodId, record: &mut PodRe
     let cgroup = blocking("make pod", move || {
         place::make(&dir)?;
         match shares_pid {
-            true => cgroups.create(&path, &Default::default()).map(|group| super::container::plan_of(&group)),
+            true => {
+                let group = cgroups.create(&path, &Default::default())?;
+                // It opens nothing; who takes it over in a shared PID namespace is to have no more than a container.
+                let program = group.allow_devices(&Default::default())?;
+                Ok(super::container::plan_of(&group, program))
+            }
             false => Ok(launch::Cgroup::default()),
         }
     })

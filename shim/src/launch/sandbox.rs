@@ -48,6 +48,9 @@ fn build(plan: &SandboxPlan, made: &mut Undo) -> Result<Ready> {
         return Ok(Ready::default());
     }
     let cgroup = plan.cgroup.clone().unwrap_or_default();
+    if plan.shared_pid && !cgroup.device_program.is_empty() {
+        super::attach_device_program(&cgroup.v2, &cgroup.device_program)?;
+    }
     let group = if plan.shared_pid { prepare::cgroup_v2(&cgroup)? } else { None };
     let mut tasks = if plan.shared_pid { prepare::cgroup_v1(&cgroup)? } else { Vec::new() };
     let (parent, channel) = Channel::pair()?;

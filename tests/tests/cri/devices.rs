@@ -1,9 +1,10 @@
-//! Devices that vendors describe (CDI): what they bring into a container, and what is told where there is none.
+//! Devices: which ones a container may open, whatever nodes it makes; those that vendors describe (CDI), what they bring
+//! into a container, and what is told where there is none.
 
 use std::{fs, path::Path};
 
 use berth_cri::v1 as cri;
-use berth_tests::{Asked, Daemon, Options, asked};
+use berth_tests::{Asked, Daemon, Options, asked, skip};
 use serde_json::{Value, json};
 use tonic::Code;
 
@@ -87,4 +88,97 @@ fn a_device_that_nobody_describes_is_told_and_leaves_nothing() {
     assert_eq!(status.code(), Code::NotFound, "{status}");
     assert!(status.message().contains("/dev/there-is-none"), "{status}");
     assert!(daemon.list_containers(Default::default()).is_empty());
+}
+
+/// A block device of this machine, with its number as `mknod` wants it.
+fn disk(test: &str) -> Option<(String, String)> {
+    let found = berth_tests::block_device();
+    if found.is_none() {
+        skip(test, "this machine has no block device in /dev");
+    }
+    found
+}
+
+/// How an open in a container ends: in nothing, or in what the kernel says.
+fn open(daemon: &Daemon, id: &str, path: &str, how: &str) -> String {
+    let answer = daemon.exec(id, &["open", path, how], 30).unwrap();
+    String::from_utf8_lossy(&answer.stderr).into_owned()
+}
+
+const DENIED: &str = "Operation not permitted";
+
+#[test]
+fn a_container_may_make_a_disks_node_and_not_open_it() {
+    let Some((_, number)) = disk("a_container_may_make_a_disks_node_and_not_open_it") else { return };
+    let daemon = Daemon::with_fixture();
+    let pod = daemon.plain_pod("devices");
+    let id = daemon.launch(&pod, &asked("plain", &["sleep", "inf"])).unwrap();
+    for how in ["r", "w", "rw"] {
+        let path = format!("/dev/disk-{how}");
+        daemon.exec_ok(&id, &["mknod", &path, "b", &number]);
+        assert!(open(&daemon, &id, &path, how).contains(DENIED));
+    }
+    for device in ["null", "zero", "full", "random", "urandom"] {
+        assert_eq!(open(&daemon, &id, &format!("/dev/{device}"), "rw"), "");
+    }
+    // An update is about other things: the door stays shut.
+    let update = cri::UpdateContainerResourcesRequest {
+        container_id: id.clone(),
+        linux: Some(cri::LinuxContainerResources { memory_limit_in_bytes: 64 << 20, ..Default::default() }),
+        ..Default::default()
+    };
+    daemon.call(daemon.runtime().update_container_resources(update)).unwrap();
+    assert!(open(&daemon, &id, "/dev/disk-r", "r").contains(DENIED));
+    // The container's own process is held as an exec is.
+    let own = asked("own", &["open", "/dev/disk", "r"]).with(|config| {
+        config.mounts.push(cri::Mount {
+            container_path: "/dev/disk".into(),
+            host_path: disk("own").expect("it was there").0,
+            ..Default::default()
+        });
+    });
+    let (status, log) = daemon.run_to_end(&pod, &own).unwrap();
+    assert!(status.exit_code != 0 && format!("{log:?}").contains(DENIED), "{log:?}");
+
+    let all = asked("all", &["sleep", "inf"]).secured(|security| security.privileged = true);
+    let id = daemon.launch(&pod, &all).unwrap();
+    daemon.exec_ok(&id, &["mknod", "/dev/disk", "b", &number]);
+    assert_eq!(open(&daemon, &id, "/dev/disk", "r"), "");
+}
+
+#[test]
+fn a_device_is_opened_as_it_was_asked_for() {
+    let Some((path, _)) = disk("a_device_is_opened_as_it_was_asked_for") else { return };
+    let daemon = Daemon::with_fixture();
+    let pod = daemon.plain_pod("devices");
+    let device = |permissions: &str| cri::Device {
+        container_path: "/dev/given".into(),
+        host_path: path.clone(),
+        permissions: permissions.into(),
+    };
+    let given = asked("given", &["sleep", "inf"]).with(|config| config.devices = vec![device("r")]);
+    let id = daemon.launch(&pod, &given).unwrap();
+    assert_eq!(open(&daemon, &id, "/dev/given", "r"), "");
+    for how in ["w", "rw"] {
+        assert!(open(&daemon, &id, "/dev/given", how).contains(DENIED));
+    }
+    let made = asked("made", &["sleep", "inf"]).with(|config| config.devices = vec![device("m")]);
+    let id = daemon.launch(&pod, &made).unwrap();
+    assert!(open(&daemon, &id, "/dev/given", "r").contains(DENIED));
+    let wrong = asked("wrong", &["true"]).with(|config| config.devices = vec![device("rx")]);
+    let refused = daemon.create(&pod, &wrong).unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+}
+
+#[test]
+fn a_described_device_is_opened_as_its_vendor_says() {
+    let Some((path, _)) = disk("a_described_device_is_opened_as_its_vendor_says") else { return };
+    let place = tempfile::tempdir().unwrap();
+    let nodes = json!([{"path": "/dev/acme0", "hostPath": path, "permissions": "r"}]);
+    fs::write(place.path().join("acme.json"), described(&nodes, &json!({})).to_string()).unwrap();
+    let daemon = daemon(&[place.path()]);
+    let pod = daemon.plain_pod("devices");
+    let id = daemon.launch(&pod, &with(asked("c", &["sleep", "inf"]), &["berth.dev/test=one"])).unwrap();
+    assert_eq!(open(&daemon, &id, "/dev/acme0", "r"), "");
+    assert!(open(&daemon, &id, "/dev/acme0", "rw").contains(DENIED));
 }
