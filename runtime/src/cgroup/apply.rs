@@ -3,7 +3,7 @@
 
 use std::{io, path::Path};
 
-use super::{Group, Limits, file, values};
+use super::{Group, Limits, file, huge, values};
 use crate::{Error, Kind, Result};
 
 /// The directory that has the controller.
@@ -18,6 +18,7 @@ pub fn limits(group: &Group, limits: &Limits) -> Result<()> {
     cpuset(group, limits)?;
     memory(group, limits)?;
     pids(group, limits)?;
+    huge::limits(group, &limits.huge_pages)?;
     unified(group, limits)
 }
 

@@ -9,6 +9,8 @@ use crate::{Error, Kind, Result};
 
 /// v2 controllers that limits and stats want.
 const WANTED: [&str; 5] = ["cpu", "cpuset", "io", "memory", "pids"];
+/// Those that few limits want, also beside v1's: where they can't be passed on, the limit that needs one says so.
+const WELCOME: [&str; 2] = ["hugetlb", "rdma"];
 
 /// Makes the group and writes its limits. Directories that this call made are gone again after a failure.
 pub fn create(roots: &Group, path: &str, limits: &Limits) -> Result<Group> {
@@ -90,7 +92,11 @@ fn enable(dir: &Path) -> Result<()> {
     let available = file::read(&dir.join("cgroup.controllers"))?.unwrap_or_default();
     let path = dir.join("cgroup.subtree_control");
     let enabled = file::read(&path)?.unwrap_or_default();
-    for controller in missing(&available, &enabled) {
+    for controller in missing(&available, &enabled, &WELCOME) {
+        // See there: who asks for no such limit is not to fail for it.
+        file::write(&path, &format!("+{controller}")).ok();
+    }
+    for controller in missing(&available, &enabled, &WANTED) {
         match file::write(&path, &format!("+{controller}")) {
             Ok(()) => {}
             // Processes in the way: nothing below would be limited or counted, for any controller.
@@ -102,10 +108,10 @@ fn enable(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What is there and wanted and not passed on yet. On hybrid hosts v1 holds the wanted ones, so nothing is.
-fn missing<'a>(available: &'a str, enabled: &str) -> Vec<&'a str> {
+/// What is there and wanted and not passed on yet. On hybrid hosts v1 holds most.
+fn missing<'a>(available: &'a str, enabled: &str, wanted: &[&str]) -> Vec<&'a str> {
     let enabled: Vec<&str> = enabled.split_whitespace().collect();
-    let wanted = available.split_whitespace().filter(|controller| WANTED.contains(controller));
+    let wanted = available.split_whitespace().filter(|controller| wanted.contains(controller));
     wanted.filter(|controller| !enabled.contains(controller)).collect()
 }
 
@@ -168,10 +174,11 @@ mod tests {
     #[test]
     fn only_wanted_controllers_that_are_there_and_not_passed_on_are_enabled() {
         assert_eq!(
-            missing("cpuset cpu io memory hugetlb pids rdma\n", "cpu\n"),
+            missing("cpuset cpu io memory hugetlb pids rdma\n", "cpu\n", &WANTED),
             ["cpuset", "io", "memory", "pids"]
         );
-        assert_eq!(missing("hugetlb\n", "\n"), Vec::<&str>::new());
+        assert_eq!(missing("hugetlb\n", "\n", &WANTED), Vec::<&str>::new());
+        assert_eq!(missing("hugetlb\n", "\n", &WELCOME), ["hugetlb"]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! mounts  where the hierarchies are          make   directories, controllers, cpusets    drain  kill, empty, remove
-//! file    one control file                   apply  limits -> files (values)             stats  files -> counters
+//! file    one control file                   apply  limits -> files (values, huge)       stats  files -> counters
 //! devices rules -> a v1 list, a v2 program                                               detail, pressure  the rest
 //! ```
 //!
@@ -14,6 +14,7 @@ mod detail;
 mod devices;
 mod drain;
 mod file;
+mod huge;
 mod make;
 mod mounts;
 mod pressure;
@@ -56,8 +57,18 @@ pub struct Limits {
     /// Memory plus swap, as CRI says it.
     pub memory_swap_bytes: Option<i64>,
     pub pids: Option<i64>,
+    pub huge_pages: Vec<HugePageLimit>,
     /// v2 files by name, written last.
     pub unified: Vec<(String, String)>,
+}
+
+/// How much of one size a group may have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HugePageLimit {
+    /// As the kernel writes it: "2MB".
+    pub size: String,
+    /// None: all there is.
+    pub bytes: Option<u64>,
 }
 
 /// One cgroup in every hierarchy, as a name below the roots ("/kubepods/pod1/<id>").

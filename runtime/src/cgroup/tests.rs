@@ -179,6 +179,37 @@ fn a_group_is_narrowed_to_the_usual_devices_and_made_again_with_children_in_it()
 }
 
 #[test]
+fn huge_pages_are_limited_where_they_are_counted_and_refused_elsewhere() {
+    let Some(scratch) = Scratch::new() else { return };
+    let group = scratch.hierarchy.create(&format!("{}/huge", scratch.path), &Limits::default()).unwrap();
+    let limit = |size: &str, bytes| {
+        let huge_pages = vec![HugePageLimit { size: size.into(), bytes }];
+        group.update(&Limits { huge_pages, ..Limits::default() })
+    };
+    // The kubelet says nought of what a pod doesn't ask for; there need not be any.
+    limit("2MB", Some(0)).unwrap();
+    limit("3MB", Some(0)).unwrap();
+    assert_eq!(limit("3MB", Some(3 << 20)).unwrap_err().kind, Kind::Precondition);
+    assert_eq!(limit("../2MB", Some(0)).unwrap_err().kind, Kind::Invalid);
+    let files = ["hugetlb.2MB.limit_in_bytes", "hugetlb.2MB.max"];
+    let counted =
+        group.v1_with(files[0]).is_some() || group.v2.as_ref().is_some_and(|dir| dir.join(files[1]).exists());
+    if !counted {
+        assert_eq!(limit("2MB", Some(4 << 20)).unwrap_err().kind, Kind::Precondition);
+        eprintln!("SKIPPED: no hugetlb controller with pages of 2 MiB");
+        return;
+    }
+    limit("2MB", Some(4 << 20)).unwrap();
+    for kind in ["", "rsvd."] {
+        let says =
+            says(&group, &format!("hugetlb.2MB.{kind}limit_in_bytes"), &format!("hugetlb.2MB.{kind}max"));
+        assert_eq!(says, (4 << 20).to_string(), "{kind}");
+    }
+    limit("2MB", None).unwrap();
+    assert_ne!(says(&group, files[0], files[1]), (4 << 20).to_string());
+}
+
+#[test]
 fn v2_files_get_the_converted_values() {
     let dir = tempfile::tempdir().unwrap();
     let names =

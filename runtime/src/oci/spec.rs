@@ -253,6 +253,11 @@ fn resources(request: &Request<'_>) -> Result<Value> {
     };
     let some = |value: i64| (value != 0).then_some(value);
     let text = |value: &str| (!value.is_empty()).then(|| value.to_owned());
+    let huge: Vec<Value> = asked
+        .hugepage_limits
+        .iter()
+        .map(|limit| json!({"pageSize": limit.page_size, "limit": i64::try_from(limit.limit).unwrap_or(-1)}))
+        .collect();
     Ok(json!({
         "devices": devices,
         "cpu": {
@@ -261,6 +266,7 @@ fn resources(request: &Request<'_>) -> Result<Value> {
         },
         "memory": {"limit": some(asked.memory_limit_in_bytes), "swap": some(asked.memory_swap_limit_in_bytes)},
         "pids": request.options.pids.map(|limit| json!({"limit": limit})),
+        "hugepageLimits": huge,
         "unified": asked.unified,
     }))
 }

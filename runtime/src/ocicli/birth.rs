@@ -11,7 +11,7 @@ use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use prost::Message;
 
 use super::{
-    Globals, groups, hooks,
+    Globals, extras, groups, hooks,
     identity::{Identity, end},
     limits, passed, rootless, shim,
     state::{Container, START, State, read, write_whole},
@@ -95,12 +95,12 @@ fn group(globals: &Globals, spec: &Spec, id: &str, undo: &mut Undo) -> Result<(G
     let asked = linux.cgroups_path().as_ref().map(|path| path.to_string_lossy().into_owned());
     let path = groups::path(globals.groups, asked.as_deref(), id)?;
     let resources = linux.resources().clone().unwrap_or_default();
-    let wanted = limits::limits(&resources)?;
+    let wanted = limits::limits(&resources);
     if globals.rootless && rootless::does_without_cgroup(&linux) {
         globals.log.debug(
             "an ordinary user's container without a cgroupsPath has no cgroup: neither limits nor statistics",
         );
-        return Ok(Group { v2: None, v1: Vec::new() });
+        return Ok((Group { v2: None, v1: Vec::new() }, launch::Cgroup::default()));
     }
     let hierarchy = Hierarchy::detect()?;
     // A group that is there already is whoever's made it, and stays after a failure.
@@ -108,7 +108,7 @@ fn group(globals: &Globals, spec: &Spec, id: &str, undo: &mut Undo) -> Result<(G
     let ours = !named.v2.iter().chain(&named.v1).any(|dir| dir.exists());
     let group = hierarchy.create(&path, &wanted)?;
     undo.group = ours.then(|| group.clone());
-    limits::rest(&group, &resources)?;
+    extras::write(&group, &resources)?;
     let program = groups::devices(globals, &group, &resources)?;
     let planned = groups::planned(&group, program);
     Ok((group, planned))

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::{Globals, line::Line, state::SPEC};
 use crate::{
     Result,
-    cgroup::{Hierarchy, Mode},
+    cgroup::{Group, Hierarchy, Mode},
     oci,
 };
 
@@ -69,6 +69,13 @@ pub fn features(_: &Globals, _: &Line) -> Result<u8> {
             Path::new("/proc/self/ns").join(file).exists()
         })
         .collect();
+    // v2 says what its root has; v1's hierarchies are named by their controllers.
+    let rdma = Hierarchy::detect().is_ok_and(|hierarchy| {
+        let Group { v1, v2 } = hierarchy.group("/");
+        let listed =
+            v2.map(|root| file(&root.join("cgroup.controllers").to_string_lossy())).unwrap_or_default();
+        listed.split_whitespace().any(|name| name == "rdma") || v1.iter().any(|root| root.ends_with("rdma"))
+    });
     let features = json!({
         "ociVersionMin": "1.0.0",
         "ociVersionMax": SPEC,
@@ -80,7 +87,7 @@ pub fn features(_: &Globals, _: &Line) -> Result<u8> {
             "cgroup": {
                 "v1": matches!(mode, Some(Mode::V1 | Mode::Hybrid)),
                 "v2": matches!(mode, Some(Mode::V2 | Mode::Hybrid)),
-                "systemd": false, "systemdUser": false, "rdma": false,
+                "systemd": false, "systemdUser": false, "rdma": rdma,
             },
             "seccomp": {
                 "enabled": true,

@@ -23,6 +23,7 @@ mod create;
 mod delete;
 mod events;
 mod exec;
+mod extras;
 mod features;
 mod foreground;
 mod groups;

@@ -6,7 +6,7 @@ use oci_spec::runtime::LinuxResources;
 use serde_json::{Map, Value, json};
 
 use super::{
-    Globals, groups, limits,
+    Globals, extras, groups, limits,
     line::{Flag, Line, value, wrong},
     shim,
     state::{Status, read},
@@ -45,8 +45,8 @@ pub fn update(globals: &Globals, line: &Line) -> Result<u8> {
         None => of_flags(line)?,
     };
     let group = container.state.group();
-    group.update(&limits::limits(&resources)?)?;
-    limits::rest(&group, &resources)?;
+    group.update(&limits::limits(&resources))?;
+    extras::write(&group, &resources)?;
     // Who says nothing of devices leaves them as they are.
     if resources.devices().as_ref().is_some_and(|rules| !rules.is_empty()) {
         let program = groups::devices(globals, &group, &resources)?;

@@ -29,6 +29,11 @@ pub fn of(asked: &cri::LinuxContainerResources) -> cgroup::Limits {
         memory_bytes: some(asked.memory_limit_in_bytes),
         memory_swap_bytes: some(asked.memory_swap_limit_in_bytes),
         pids: None,
+        huge_pages: asked
+            .hugepage_limits
+            .iter()
+            .map(|limit| cgroup::HugePageLimit { size: limit.page_size.clone(), bytes: Some(limit.limit) })
+            .collect(),
         unified,
     }
 }
@@ -78,6 +83,7 @@ pub fn back(before: &cgroup::Limits, update: &cgroup::Limits) -> cgroup::Limits 
         memory_bytes: old(&before.memory_bytes, &update.memory_bytes, Some(-1)),
         memory_swap_bytes: old(&before.memory_swap_bytes, &update.memory_swap_bytes, Some(-1)),
         pids: None,
+        huge_pages: update.huge_pages.iter().map(|limit| huge_before(before, limit)).collect(),
         unified: before
             .unified
             .iter()
@@ -85,6 +91,11 @@ pub fn back(before: &cgroup::Limits, update: &cgroup::Limits) -> cgroup::Limits 
             .cloned()
             .collect(),
     }
+}
+
+fn huge_before(before: &cgroup::Limits, changed: &cgroup::HugePageLimit) -> cgroup::HugePageLimit {
+    let unlimited = cgroup::HugePageLimit { size: changed.size.clone(), bytes: None };
+    before.huge_pages.iter().find(|limit| limit.size == changed.size).cloned().unwrap_or(unlimited)
 }
 
 #[cfg(test)]
@@ -118,5 +129,12 @@ mod tests {
         let update = cgroup::Limits { memory_bytes: Some(5), cpu_quota_us: Some(1000), ..Default::default() };
         let back = back(&before, &update);
         assert_eq!((back.memory_bytes, back.cpu_quota_us, back.cpu_shares), (Some(9), Some(-1), None));
+        let pages = |size: &str, bytes| cgroup::HugePageLimit { size: size.into(), bytes };
+        let before = cgroup::Limits { huge_pages: vec![pages("2MB", Some(9))], ..Default::default() };
+        let update = cgroup::Limits {
+            huge_pages: vec![pages("2MB", Some(1)), pages("1GB", Some(0))],
+            ..Default::default()
+        };
+        assert_eq!(super::back(&before, &update).huge_pages, [pages("2MB", Some(9)), pages("1GB", None)]);
     }
 }

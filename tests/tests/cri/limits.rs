@@ -140,6 +140,51 @@ fn huge_or_senseless_limits_are_told() {
 }
 
 #[test]
+fn huge_pages_are_limited_where_they_are_counted() {
+    let daemon = Daemon::with_fixture();
+    let pod = daemon.plain_pod("huge");
+    let pages = |size: &str, limit| cri::HugepageLimit { page_size: size.into(), limit };
+    let with = |name: &str, limits: Vec<cri::HugepageLimit>| {
+        asked(name, &["sleep", "inf"]).limited(|resources| resources.hugepage_limits = limits)
+    };
+    // As the kubelet sends it for who asks for none.
+    let id = daemon.launch(&pod, &with("none", vec![pages("2MB", 0), pages("1GB", 0)])).unwrap();
+    let path = daemon.details(&id)["cgroup"].as_str().unwrap().to_owned();
+    let says = |path: &str, files: [&str; 2]| {
+        control(path, ("hugetlb", files[0]), files[1])
+            .or_else(|| control(path, ("unified", files[1]), files[1]))
+    };
+    let used = ["hugetlb.2MB.limit_in_bytes", "hugetlb.2MB.max"];
+    let Some(none) = says(&path, used) else {
+        let refused = daemon.create(&pod, &with("some", vec![pages("2MB", 4 << 20)])).unwrap_err();
+        assert!(refused.message().contains("hugetlb"), "{refused}");
+        return skip(
+            "huge_pages_are_limited_where_they_are_counted",
+            "no hugetlb controller has pages of 2 MiB",
+        );
+    };
+    assert_eq!(none, "0");
+    let id = daemon.launch(&pod, &with("some", vec![pages("2MB", 4 << 20)])).unwrap();
+    let path = daemon.details(&id)["cgroup"].as_str().unwrap().to_owned();
+    let reserved = ["hugetlb.2MB.rsvd.limit_in_bytes", "hugetlb.2MB.rsvd.max"];
+    for files in [used, reserved] {
+        assert_eq!(says(&path, files).as_deref(), Some("4194304"), "{files:?}");
+    }
+    let update = cri::UpdateContainerResourcesRequest {
+        container_id: id,
+        linux: Some(cri::LinuxContainerResources {
+            hugepage_limits: vec![pages("2MB", 8 << 20)],
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    daemon.call(daemon.runtime().update_container_resources(update)).unwrap();
+    assert_eq!(says(&path, used).as_deref(), Some("8388608"));
+    let refused = daemon.create(&pod, &with("odd", vec![pages("3MB", 3 << 20)])).unwrap_err();
+    assert!(refused.message().contains("3MB"), "{refused}");
+}
+
+#[test]
 fn unified_limits_are_written_on_v2() {
     if !PathBuf::from("/sys/fs/cgroup/cgroup.controllers").exists() {
         return skip("unified_limits_are_written_on_v2", "the controllers of this host are on cgroup v1");

@@ -2,7 +2,10 @@
 
 use std::{fs, io::Write, path::PathBuf, process::Stdio};
 
-use berth_tests::oci::{Oci, state_letter};
+use berth_tests::{
+    oci::{Oci, state_letter},
+    skip,
+};
 use serde_json::{Value, json};
 
 /// What one of these files of the container's cgroup holds: v1's or v2's.
@@ -37,6 +40,40 @@ fn limits_are_those_of_the_config_and_then_of_update() {
     assert!(child.wait().unwrap().success());
     assert_eq!((limit(&oci, memory), limit(&oci, pids)), ("134217728".into(), "44".into()));
     assert!(oci.refused(&["update", "--memory", "much", "c1"]).contains("no number"));
+}
+
+#[test]
+fn block_io_is_throttled_and_what_no_controller_takes_is_refused() {
+    let Some((_, number)) = berth_tests::block_device() else {
+        return skip(
+            "block_io_is_throttled_and_what_no_controller_takes_is_refused",
+            "no block device in /dev",
+        );
+    };
+    let (major, minor) = number.split_once(':').unwrap();
+    let (major, minor): (u32, u32) = (major.parse().unwrap(), minor.parse().unwrap());
+    let oci = Oci::new();
+    let mut config = oci.config("c1", &["sleep", "1000"]);
+    let throttled = json!([{"major": major, "minor": minor, "rate": 1_048_576}]);
+    config["linux"]["resources"] = json!({"blockIO": {"throttleReadBpsDevice": throttled},
+        "hugepageLimits": [{"pageSize": "2MB", "limit": 0}]});
+    oci.start("c1", &config);
+    let below = oci.cgroup("c1");
+    let v1 = PathBuf::from(format!("/sys/fs/cgroup/blkio{below}/blkio.throttle.read_bps_device"));
+    let (path, said) = match v1.exists() {
+        true => (v1, format!("{number} 1048576")),
+        false => (format!("/sys/fs/cgroup{below}/io.max").into(), format!("{number} rbps=1048576")),
+    };
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(text.contains(&said), "{}: {text}", path.display());
+
+    config["linux"]["cgroupsPath"] = json!(oci.cgroup("c2"));
+    config["linux"]["resources"] = json!({"network": {"classID": 1}});
+    oci.write(&config);
+    if !PathBuf::from("/sys/fs/cgroup/net_cls").exists() {
+        let told = oci.refused(&["create", "c2"]);
+        assert!(told.contains("network.classID") && told.contains("net_cls.classid"), "{told}");
+    }
 }
 
 #[test]

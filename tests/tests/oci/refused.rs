@@ -24,7 +24,7 @@ fn what_no_plan_can_say_is_refused_by_its_name() {
         ("/linux/intelRdt", json!({"closID": "x"}), "linux.intelRdt"),
         ("/linux/memoryPolicy", json!({"mode": "MPOL_INTERLEAVE", "nodes": "all"}), "linux.memoryPolicy"),
         ("/linux/netDevices", json!({"nosuch9": {}}), "no such network device"),
-        ("/linux/resources", json!({"blockIO": {"weight": 10}}), "blockIO"),
+        ("/linux/resources", json!({"hugepageLimits": [{"pageSize": "3MB", "limit": 3_145_728}]}), "3MB"),
         ("/linux/resources", json!({"rdma": {"mlx5_1": {"hcaHandles": 3}}}), "rdma"),
         ("/linux/resources", json!({"network": {"classID": 1}}), "network"),
         ("/linux/resources", json!({"cpu": {"realtimeRuntime": 1000}}), "realtime"),
