@@ -41,6 +41,7 @@ fn a_pod_has_an_address_on_the_bridge_and_its_link_goes_with_its_pins() {
         addresses: vec![Address { ip: vec![10, 213, 7, 2], prefix: 24 }],
         routes: vec![Route { to: vec![], prefix: 0, via: vec![10, 213, 7, 1] }],
         hairpin: true,
+        ..Default::default()
     };
     let (mut shim, outcome) =
         support::birth("sandbox", &SandboxPlan { link: Some(link), ..plan(dir.path()) });

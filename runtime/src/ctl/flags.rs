@@ -70,6 +70,12 @@ pub(super) struct Create {
     /// Ports of the host that lead into it: [IP:]HOST:CONTAINER[/udp], or as many of each: 8000-8009:80-89
     #[arg(short, long, value_name = "PORTS", value_parser = text(parse::ports))]
     publish: Vec<parse::Ports>,
+    /// The most that comes to it over its network, bits per second: 10M, 1.5G
+    #[arg(long, value_name = "BITS")]
+    ingress_bandwidth: Option<String>,
+    /// The most that it sends
+    #[arg(long, value_name = "BITS")]
+    egress_bandwidth: Option<String>,
     /// Nothing in its image can be changed
     #[arg(long)]
     read_only: bool,
@@ -160,6 +166,8 @@ impl Create {
             memory_bytes: self.memory.unwrap_or(0),
             millicpu: self.cpus.unwrap_or(0),
             network: self.network,
+            ingress_bandwidth: self.ingress_bandwidth.unwrap_or_default(),
+            egress_bandwidth: self.egress_bandwidth.unwrap_or_default(),
             read_only: self.read_only,
             labels: self.label.into_iter().collect(),
             stop_signal: self.stop_signal.unwrap_or_default(),

@@ -15,7 +15,9 @@ use berth_launch::v1 as launch;
 use tracing::{info, warn};
 
 use super::{
-    LinkStats, blocking, conntrack,
+    LinkStats, blocking,
+    cni::Bandwidth,
+    conntrack,
     lease::{Leases, Seat},
     leaving::Leaving,
     lock,
@@ -120,7 +122,13 @@ impl Bridge {
     /// # Errors
     /// `Unavailable` while the network can't be set up, `Exhausted` when every address is in use, `Precondition` where
     /// a port is taken. After an error the pod may hold some of it: `release`.
-    pub async fn attach(&self, pod: &PodId, network: &str, ports: &[HostPort]) -> Result<Attachment> {
+    pub async fn attach(
+        &self,
+        pod: &PodId,
+        network: &str,
+        ports: &[HostPort],
+        bandwidth: Bandwidth,
+    ) -> Result<Attachment> {
         let (segment, bridge) = self.ensure(network).await?;
         self.leaving.left(pod).await;
         let seat = loop {
@@ -134,7 +142,7 @@ impl Bridge {
             self.open_ports().await?;
             take_flows_over(&seat, ports).await;
         }
-        Ok(attachment(pod, &seat, &segment, bridge))
+        Ok(attachment(pod, &seat, &segment, bridge, bandwidth))
     }
 
     /// Lets the pod's ports of the node go; its addresses it keeps, and `attach` takes ports again. None: success.
@@ -283,7 +291,13 @@ impl Bridge {
     }
 }
 
-fn attachment(pod: &PodId, seat: &Seat, segment: &Segment, bridge: route::Link) -> Attachment {
+fn attachment(
+    pod: &PodId,
+    seat: &Seat,
+    segment: &Segment,
+    bridge: route::Link,
+    bandwidth: Bandwidth,
+) -> Attachment {
     let with_subnet = |address: &IpAddr| Some((*address, segment.of(Family::of(*address))?));
     let places: Vec<_> = seat.addresses.iter().filter_map(with_subnet).collect();
     let octets = |address: IpAddr| match address {
@@ -307,6 +321,8 @@ fn attachment(pod: &PodId, seat: &Seat, segment: &Segment, bridge: route::Link) 
             .collect(),
         // A pod may reach itself through a service's address, once there are any.
         hairpin: true,
+        ingress_bits: bandwidth.ingress.unwrap_or(0),
+        egress_bits: bandwidth.egress.unwrap_or(0),
     };
     Attachment { link, ips: seat.addresses.clone() }
 }

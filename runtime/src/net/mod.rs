@@ -15,6 +15,7 @@
 mod bridge;
 mod cni;
 mod conntrack;
+mod counters;
 mod lease;
 mod leaving;
 mod pool;
@@ -31,9 +32,12 @@ use std::{
 };
 
 use berth_launch::v1 as launch;
-use tracing::warn;
+use tracing::{debug, warn};
 
-use self::{bridge::Bridge, cni::Cni};
+use self::{
+    bridge::Bridge,
+    cni::{Bandwidth, Cni},
+};
 pub use self::{
     cni::{Dns, Wish},
     port::{HostPort, Protocol},
@@ -139,14 +143,16 @@ impl Network {
     /// # Errors
     /// `Unavailable` while the network can't be set up, `Exhausted` when every address is in use, `Precondition` where
     /// a port is taken. After an error the pod may hold some of it: `release`.
-    pub async fn attach(&self, pod: &PodId, choice: Choice, ports: &[HostPort]) -> Result<Attachment> {
+    pub async fn attach(&self, pod: &PodId, choice: Choice, wish: &Wish) -> Result<Attachment> {
         if choice == Choice::Configured {
             let lists = self.cni.serving().await?;
             if !lists.is_empty() {
                 return Ok(Attachment::Plugins(lists));
             }
         }
-        let bridge::Attachment { link, ips } = self.bridge.attach(pod, segment::DEFAULT, ports).await?;
+        let bandwidth = Bandwidth::of(&wish.annotations)?;
+        let bridge::Attachment { link, ips } =
+            self.bridge.attach(pod, segment::DEFAULT, &wish.ports, bandwidth).await?;
         Ok(Attachment::Bridge { link: Box::new(link), ips })
     }
 
@@ -223,9 +229,16 @@ impl Network {
         self.bridge.dismantle().await
     }
 
-    /// Counters of the pod's interface as the pod sees them.
-    pub fn stats(&self, pod: &PodId) -> Option<LinkStats> {
-        self.bridge.stats(pod)
+    /// Counters of the pod's interfaces as the pod sees them, eth0 first; none of a pod without a network of its own.
+    pub async fn stats(&self, pod: &PodId) -> Vec<LinkStats> {
+        let Some(netns) = self.cni.netns(pod) else {
+            return self.bridge.stats(pod).into_iter().collect();
+        };
+        counters::counters(&netns).await.unwrap_or_else(|error| {
+            // It may have gone in this moment; whoever asks again in a moment finds out.
+            debug!(pod = %pod, error = error.chain(), "a pod's traffic can't be counted");
+            Vec::new()
+        })
     }
 }
 

@@ -285,7 +285,7 @@ fn errno(error: &rtnetlink::Error) -> Option<i32> {
     }
 }
 
-fn explain(op: &'static str, object: impl Into<String>, error: rtnetlink::Error) -> Error {
+pub fn explain(op: &'static str, object: impl Into<String>, error: rtnetlink::Error) -> Error {
     match errno(&error) {
         Some(code @ (libc::EPERM | libc::EACCES)) => Error::new(Kind::Denied, op, object)
             .because(std::io::Error::from_raw_os_error(code))

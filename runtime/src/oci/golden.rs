@@ -404,6 +404,8 @@ fn pods_with_a_link_and_with_the_hosts_network() {
         addresses: vec![launch::Address { ip: vec![10, 88, 0, 2], prefix: 16 }],
         routes: vec![launch::Route { to: Vec::new(), prefix: 0, via: vec![10, 88, 0, 1] }],
         hairpin: true,
+        ingress_bits: 10_000_000,
+        egress_bits: 0,
     };
     let cgroup = launch::Cgroup { v2: "/sys/fs/cgroup/kubepods/p1".into(), ..Default::default() };
     let plan = |config: &cri::PodSandboxConfig, link, cgroup| {

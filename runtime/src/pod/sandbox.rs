@@ -16,7 +16,7 @@ use super::{
 use crate::{
     Error, Result,
     id::PodId,
-    net::{Attachment, Choice},
+    net::{Attachment, Choice, Wish},
     oci,
 };
 
@@ -52,7 +52,7 @@ async fn try_make(rooms: &Rooms, places: &Places, id: &PodId, record: &mut PodRe
     let attachment = match network {
         NamespaceMode::Node => None,
         _ if loopback_only => None,
-        _ => Some(rooms.network.attach(id, choice, &wish.ports).await?),
+        _ => Some(rooms.network.attach(id, choice, &wish).await?),
     };
     fault::point("pod.attached");
     let link = match &attachment {
@@ -100,7 +100,10 @@ pub async fn take_ports(rooms: &Rooms, id: &PodId, config: &cri::PodSandboxConfi
     let ports = host_ports(config)?;
     match ports.is_empty() {
         true => Ok(()),
-        false => rooms.network.attach(id, Choice::BuiltIn, &ports).await.map(drop),
+        false => {
+            let wish = Wish { ports, ..Wish::default() };
+            rooms.network.attach(id, Choice::BuiltIn, &wish).await.map(drop)
+        }
     }
 }
 

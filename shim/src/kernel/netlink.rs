@@ -45,6 +45,20 @@ const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 
+const RTM_NEWQDISC: u16 = 36;
+const TC_H_ROOT: u32 = u32::MAX;
+const TCA_KIND: u16 = 1;
+const TCA_OPTIONS: u16 = 2;
+const TCA_TBF_PARMS: u16 = 1;
+const TCA_TBF_RATE64: u16 = 4;
+const TCA_TBF_BURST: u16 = 6;
+const TC_LINKLAYER_ETHERNET: u8 = 1;
+/// What may be sent at once: so many milliseconds' worth, and no less than the largest packet that a link takes whole.
+const BURST_MS: u64 = 20;
+const LEAST_BURST: u64 = 64 << 10;
+/// What waits beside that, in milliseconds' worth; the rest is dropped.
+const QUEUE_MS: u64 = 50;
+
 const IFF_UP: u32 = 1;
 const RT_TABLE_MAIN: u8 = 254;
 const RTPROT_STATIC: u8 = 4;
@@ -171,6 +185,31 @@ impl Route {
         self.call(message)
     }
 
+    /// Bounds what a link sends, in bits per second, tc-tbf(8). ENOENT: the kernel has no such discipline.
+    pub fn limit(&self, index: u32, bits: u64) -> io::Result<()> {
+        let mut message = Message::new(RTM_NEWQDISC, NLM_F_CREATE | NLM_F_EXCL);
+        // struct tcmsg: family, index, handle, parent, info.
+        message.bytes(&[0; 4]);
+        for word in [index, 0, TC_H_ROOT, 0] {
+            message.bytes(&word.to_ne_bytes());
+        }
+        message.text(TCA_KIND, "tbf");
+        let Bucket { rate, burst, queue } = Bucket::of(bits);
+        message.nest(TCA_OPTIONS, |message| {
+            // struct tc_tbf_qopt: the rate, a peak rate (none), limit, buffer (which the burst says better), mtu.
+            let mut options = [0; 36];
+            options[1] = TC_LINKLAYER_ETHERNET;
+            options[8..12].copy_from_slice(&u32::try_from(rate).unwrap_or(u32::MAX).to_ne_bytes());
+            options[24..28].copy_from_slice(&queue.to_ne_bytes());
+            message.attribute(TCA_TBF_PARMS, &options);
+            message.attribute(TCA_TBF_BURST, &burst.to_ne_bytes());
+            if rate > u64::from(u32::MAX) {
+                message.attribute(TCA_TBF_RATE64, &rate.to_ne_bytes());
+            }
+        });
+        self.call(message)
+    }
+
     fn call(&self, message: Message) -> io::Result<()> {
         send(&self.0, &message.finish(), SendFlags::empty())?;
         let mut answer = [0u8; 4096];
@@ -217,6 +256,23 @@ fn address_of(body: &[u8], index: u32) -> Option<(Vec<u8>, u8)> {
         rest = rest.get(length.next_multiple_of(4).max(4)..).unwrap_or_default();
     }
     found.map(|(_, ip)| (ip.to_vec(), prefix))
+}
+
+/// A bound as tbf has it, in bytes.
+#[derive(Debug, PartialEq)]
+struct Bucket {
+    rate: u64,
+    burst: u32,
+    queue: u32,
+}
+
+impl Bucket {
+    fn of(bits: u64) -> Self {
+        let rate = (bits / 8).max(1);
+        let fits = |bytes: u64| u32::try_from(bytes).unwrap_or(u32::MAX);
+        let burst = (rate / 1000 * BURST_MS).max(LEAST_BURST);
+        Self { rate, burst: fits(burst), queue: fits(burst + rate / 1000 * QUEUE_MS) }
+    }
 }
 
 fn family(ip: &[u8]) -> io::Result<u8> {
@@ -332,6 +388,16 @@ mod tests {
         assert_eq!(messages(&twice).count(), 2);
         assert_eq!(messages(&twice[..twice.len() - 1]).count(), 1);
         assert_eq!(messages(&[0; 16]).count(), 0);
+    }
+
+    #[test]
+    fn a_bound_has_room_for_a_whole_packet_and_fits_what_the_kernel_counts_in() {
+        assert_eq!(Bucket::of(8000), Bucket { rate: 1000, burst: 65_536, queue: 65_586 });
+        assert_eq!(
+            Bucket::of(8_000_000_000),
+            Bucket { rate: 1_000_000_000, burst: 20_000_000, queue: 70_000_000 }
+        );
+        assert_eq!(Bucket::of(u64::MAX).burst, u32::MAX);
     }
 
     #[test]

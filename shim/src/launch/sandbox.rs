@@ -141,11 +141,25 @@ fn host_end(link: &Link, namespace: &OwnedFd) -> Result<()> {
     route
         .veth(&link.host_name, link.bridge_index, link.mtu, &link.name, &link.mac, namespace)
         .at(Step::Link, &link.host_name)?;
+    let index = index_of(&link.host_name)?;
     if link.hairpin {
-        let index = index_of(&link.host_name)?;
         route.hairpin(index).at(Step::Link, &link.host_name)?;
     }
-    Ok(())
+    limit(&route, index, &link.host_name, link.ingress_bits)
+}
+
+/// Bounds what an end of the pair sends.
+fn limit(route: &Route, index: u32, name: &str, bits: u64) -> Result<()> {
+    if bits == 0 {
+        return Ok(());
+    }
+    route.limit(index, bits).map_err(|error| match error.raw_os_error() {
+        Some(libc::ENOENT) => {
+            let why = "the kernel has no queueing discipline tbf, which limits of bandwidth take: load sch_tbf, or ask for no limit";
+            fail(Step::Link, name, libc::EOPNOTSUPP, why)
+        }
+        errno => fail(Step::Link, name, errno.unwrap_or(0), ""),
+    })
 }
 
 /// The index of a link of the namespace we are in.
@@ -216,7 +230,7 @@ fn pod_end(route: &Route, link: &Link) -> Result<()> {
     for hop in &link.routes {
         route.route(index, &hop.to, hop.prefix as u8, &hop.via).at(Step::Link, &link.name)?;
     }
-    Ok(())
+    limit(route, index, &link.name, link.egress_bits)
 }
 
 /// PID 1 of a pod: reaps what its containers leave, until it is killed.

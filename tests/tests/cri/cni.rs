@@ -28,7 +28,7 @@ impl Table {
     const FAMILIES: [&str; 2] = ["ip", "ip6"];
 
     fn look() -> Self {
-        Self(Self::FAMILIES.map(|family| nft("list", family)))
+        Self(Self::FAMILIES.map(|family| nft("list", family, Self::NAME)))
     }
 }
 
@@ -36,25 +36,40 @@ impl Drop for Table {
     fn drop(&mut self) {
         for (family, was_there) in Self::FAMILIES.iter().zip(self.0) {
             if !was_there {
-                nft("delete", family);
+                nft("delete", family, Self::NAME);
             }
         }
     }
 }
 
-fn nft(verb: &str, family: &str) -> bool {
-    let output = std::process::Command::new("nft").args([verb, "table", family, Table::NAME]).output();
+fn nft(verb: &str, family: &str, table: &str) -> bool {
+    let output = std::process::Command::new("nft").args([verb, "table", family, table]).output();
     output.is_ok_and(|output| output.status.success())
 }
 
-/// The chains that the firewall plugin makes for the whole node and keeps: removed where this test brought them.
-struct Chains([bool; 2]);
+/// What the firewall plugin makes for the whole node and keeps: iptables' own table where there was none, else its
+/// chains there. Removed where this test brought it.
+struct Chains(Vec<(&'static str, &'static str, Past)>);
+
+enum Past {
+    NoTable,
+    NoChains,
+    Chains,
+}
 
 impl Chains {
-    const PROGRAMS: [&str; 2] = ["iptables", "ip6tables"];
-
     fn look() -> Self {
-        Self(Self::PROGRAMS.map(|program| Self::run(program, &["-S", "CNI-FORWARD"])))
+        let past = |program, family| {
+            // Asked first: iptables makes the table to look into it.
+            let table = nft("list", family, "filter");
+            match (table, Self::run(program, &["-S", "CNI-FORWARD"])) {
+                (false, _) => Past::NoTable,
+                (true, false) => Past::NoChains,
+                (true, true) => Past::Chains,
+            }
+        };
+        let both = [("iptables", "ip"), ("ip6tables", "ip6")];
+        Self(both.map(|(program, family)| (program, family, past(program, family))).into())
     }
 
     fn run(program: &str, words: &[&str]) -> bool {
@@ -65,25 +80,22 @@ impl Chains {
 
 impl Drop for Chains {
     fn drop(&mut self) {
-        for (program, was_there) in Self::PROGRAMS.iter().zip(self.0) {
-            if was_there {
-                continue;
-            }
-            let jump = [
-                "-D",
-                "FORWARD",
-                "-m",
-                "comment",
-                "--comment",
-                "CNI firewall plugin rules",
-                "-j",
-                "CNI-FORWARD",
-            ];
-            Self::run(program, &jump);
-            // The first jumps into the second.
-            for verb in ["-F", "-X"] {
-                for chain in ["CNI-FORWARD", "CNI-ADMIN"] {
-                    Self::run(program, &[verb, chain]);
+        let comment = "CNI firewall plugin rules";
+        for (program, family, past) in &self.0 {
+            match past {
+                Past::Chains => {}
+                Past::NoTable => {
+                    nft("delete", family, "filter");
+                }
+                Past::NoChains => {
+                    let jump = ["-D", "FORWARD", "-m", "comment", "--comment", comment, "-j", "CNI-FORWARD"];
+                    Self::run(program, &jump);
+                    // The first jumps into the second.
+                    for verb in ["-F", "-X"] {
+                        for chain in ["CNI-FORWARD", "CNI-ADMIN"] {
+                            Self::run(program, &[verb, chain]);
+                        }
+                    }
                 }
             }
         }
@@ -138,6 +150,11 @@ fn pods_of_the_bridge_plugin_reach_each_other_and_ports_of_the_node_lead_to_them
         assert_eq!(daemon.exec_ok(&asking, &["get", &gateway, &free.to_string()]), "hello\n", "{gateway}");
         assert!(web::ask(&gateway, free, "GET /").unwrap().contains("hello"), "{gateway}");
     }
+    // Its traffic is counted, in its own namespace.
+    let request = cri::PodSandboxStatsRequest { pod_sandbox_id: server.id.clone() };
+    let stats = daemon.call(daemon.runtime().pod_sandbox_stats(request)).unwrap().stats.unwrap();
+    let eth0 = stats.linux.unwrap().network.unwrap().default_interface.unwrap();
+    assert!(eth0.name == "eth0" && eth0.rx_bytes.unwrap().value > 100, "{}", eth0.name);
     // libcni's tools see it.
     let name = format!("{}-{}-eth0", daemon.bridge(), server.id);
     let cached = daemon.cni_cache_dir().join("results").join(name);

@@ -185,3 +185,48 @@ fn a_stop_does_not_wait_for_the_link_and_its_address_is_kept_until_it_has_gone()
     drop(held);
     eventually("the lease to go", || (!leases.join(&pod.id).exists()).then_some(()));
 }
+
+/// Sends so many bytes to an echo and reads them back; how long that took.
+fn echoed(ip: &str, bytes: usize) -> Duration {
+    use std::io::{Read, Write};
+    let began = std::time::Instant::now();
+    let mut stream = std::net::TcpStream::connect((ip, 8080)).unwrap();
+    let mut sending = stream.try_clone().unwrap();
+    let sender = std::thread::spawn(move || {
+        sending.write_all(&vec![7; bytes]).unwrap();
+        sending.shutdown(std::net::Shutdown::Write).unwrap();
+    });
+    let mut back = Vec::new();
+    stream.read_to_end(&mut back).unwrap();
+    sender.join().unwrap();
+    assert_eq!(back.len(), bytes);
+    began.elapsed()
+}
+
+#[test]
+fn bandwidth_is_bounded_both_ways_or_refused_where_the_kernel_cannot() {
+    let test = "bandwidth_is_bounded_both_ways_or_refused_where_the_kernel_cannot";
+    let daemon = Daemon::with_fixture();
+    // A megabyte each second.
+    for direction in ["ingress", "egress"] {
+        let mut config = pod(direction);
+        config.annotations.insert(format!("kubernetes.io/{direction}-bandwidth"), "8M".into());
+        let made = match daemon.run_pod(config) {
+            Ok(made) => made,
+            Err(status) => {
+                assert!(status.message().contains("no queueing discipline tbf"), "{status}");
+                return skip(test, "the kernel has no tbf, and says so");
+            }
+        };
+        let echo = asked("echo", &["tcp", "8080"]);
+        daemon.launch(&made, &echo).unwrap();
+        daemon.logged(&made, &echo, "listening 8080");
+        // What fits into the burst and the queue goes at once; the rest does not.
+        let took = echoed(&daemon.pod_ip(&made), 1 << 20);
+        assert!(took > Duration::from_millis(600), "{direction}: {took:?}");
+    }
+    let mut wrong = pod("wrong");
+    wrong.annotations.insert("kubernetes.io/ingress-bandwidth".into(), "fast".into());
+    let refused = daemon.run_pod(wrong).unwrap_err();
+    assert!(refused.code() == Code::InvalidArgument && refused.message().contains("fast"), "{refused}");
+}

@@ -48,10 +48,10 @@ impl Door {
         let looks = tokio::task::spawn_blocking(look_at_all)
             .await
             .map_err(|error| Error::new(Kind::Internal, "measure pod", pod.id.short()).because(error))?;
-        let link = self.rooms.network.stats(&pod.id);
+        let links = self.rooms.network.stats(&pod.id).await;
         let labels = pod_labels(pod);
         let at = now();
-        let metrics = link.map_or_else(Vec::new, |link| samples(OF_PODS, &link, &labels, at));
+        let metrics = links.iter().flat_map(|link| samples(OF_PODS, link, &labels, at)).collect();
         let mut container_metrics = Vec::new();
         for look in looks {
             match look {

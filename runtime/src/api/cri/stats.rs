@@ -72,11 +72,11 @@ impl Door {
         };
         let whole = whole.unwrap_or_else(|| sum(containers.iter().map(|(_, sample)| &sample.stats)));
         let sample = self.sample(pod.id.as_str(), whole);
-        let link = self.rooms.network.stats(&pod.id);
+        let links = self.rooms.network.stats(&pod.id).await;
         let containers = containers
             .iter()
             .map(|(container, sample)| message(container, sample, self.layers.of(&container.id)));
-        Ok(pod_message(pod, &sample, link, containers.collect()))
+        Ok(pod_message(pod, &sample, links, containers.collect()))
     }
 
     async fn measured<'a>(&self, wanted: Vec<&'a ContainerView>) -> Result<Vec<(&'a ContainerView, Sample)>> {
@@ -193,19 +193,21 @@ fn message(container: &ContainerView, sample: &Sample, layer: Option<Layer>) -> 
 fn pod_message(
     pod: &PodView,
     sample: &Sample,
-    link: Option<LinkStats>,
+    links: Vec<LinkStats>,
     containers: Vec<cri::ContainerStats>,
 ) -> cri::PodSandboxStats {
-    let network = link.map(|link| cri::NetworkUsage {
+    let mut links = links.into_iter().map(|link| cri::NetworkInterfaceUsage {
+        name: link.name,
+        rx_bytes: value(link.rx_bytes),
+        rx_errors: value(link.rx_errors),
+        tx_bytes: value(link.tx_bytes),
+        tx_errors: value(link.tx_errors),
+    });
+    // The default one is not among the others.
+    let network = links.next().map(|first| cri::NetworkUsage {
         timestamp: sample.at,
-        default_interface: Some(cri::NetworkInterfaceUsage {
-            name: link.name,
-            rx_bytes: value(link.rx_bytes),
-            rx_errors: value(link.rx_errors),
-            tx_bytes: value(link.tx_bytes),
-            tx_errors: value(link.tx_errors),
-        }),
-        interfaces: Vec::new(),
+        default_interface: Some(first),
+        interfaces: links.collect(),
     });
     let linux = cri::LinuxPodSandboxStats {
         cpu: Some(cpu(sample)),
@@ -352,11 +354,14 @@ mod tests {
         for (filter, expected) in rows {
             assert_eq!(pod_passes(&pod, &filter), expected, "{filter:?}");
         }
-        let link = LinkStats { name: "eth0".into(), rx_bytes: 3, ..LinkStats::default() };
-        let told = pod_message(&pod, &sample(Stats::default()), Some(link), Vec::new());
-        let eth0 = told.linux.unwrap().network.unwrap().default_interface.unwrap();
+        let link = |name: &str| LinkStats { name: name.into(), rx_bytes: 3, ..LinkStats::default() };
+        let links = vec![link("eth0"), link("eth1")];
+        let told = pod_message(&pod, &sample(Stats::default()), links, Vec::new());
+        let network = told.linux.unwrap().network.unwrap();
+        let eth0 = network.default_interface.unwrap();
         assert_eq!((eth0.name.as_str(), eth0.rx_bytes.unwrap().value), ("eth0", 3));
-        let host = pod_message(&pod, &sample(Stats::default()), None, Vec::new());
+        assert!(network.interfaces.len() == 1 && network.interfaces[0].name == "eth1");
+        let host = pod_message(&pod, &sample(Stats::default()), Vec::new(), Vec::new());
         assert_eq!(host.linux.unwrap().network, None);
     }
 }

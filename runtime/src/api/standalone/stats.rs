@@ -92,8 +92,9 @@ async fn sample(door: &Door, whose: &Whose) -> Result<api::StatsResponse> {
     for (container, sample) in running.iter().zip(samples) {
         match sample {
             Ok(sample) => {
-                let link = door.rooms.network.stats(&container.pod);
-                let (rx_bytes, tx_bytes) = link.map_or((0, 0), |link| (link.rx_bytes, link.tx_bytes));
+                let links = door.rooms.network.stats(&container.pod).await;
+                let rx_bytes = links.iter().map(|link| link.rx_bytes).sum();
+                let tx_bytes = links.iter().map(|link| link.tx_bytes).sum();
                 stats.push(api::Stats { rx_bytes, tx_bytes, ..message(container, &sample) });
             }
             Err(error) if matches!(error.kind, Kind::NotFound | Kind::Precondition) => {

@@ -49,6 +49,7 @@ pub(super) fn pod(spec: &ContainerSpec, id: &ContainerId, logs: &Path) -> Result
         hostname,
         log_directory: logs.display().to_string(),
         port_mappings: ports(spec)?,
+        annotations: bandwidth(spec)?,
         linux: Some(cri::LinuxPodSandboxConfig { security_context: Some(security), ..Default::default() }),
         ..Default::default()
     };
@@ -132,6 +133,20 @@ fn ports(spec: &ContainerSpec) -> Result<Vec<cri::PortMapping>> {
         })
     };
     spec.ports.iter().map(mapping).collect()
+}
+
+/// As a kubelet asks for it.
+fn bandwidth(spec: &ContainerSpec) -> Result<std::collections::HashMap<String, String>> {
+    let asked = [("ingress", &spec.ingress_bandwidth), ("egress", &spec.egress_bandwidth)];
+    let asked = asked.into_iter().filter(|(_, bits)| !bits.is_empty());
+    let all: std::collections::HashMap<_, _> =
+        asked.map(|(way, bits)| (format!("kubernetes.io/{way}-bandwidth"), bits.clone())).collect();
+    if !all.is_empty() && !matches!(spec.network.as_str(), "" | "bridge") {
+        let object = format!("bandwidth on network {:?}", spec.network);
+        return Err(Error::invalid(OP, object, "only the bridge limits it")
+            .hint("leave the limits out, or the network"));
+    }
+    Ok(all)
 }
 
 fn security(spec: &ContainerSpec) -> Result<cri::LinuxContainerSecurityContext> {
@@ -380,5 +395,8 @@ mod tests {
             assert_eq!(error.kind, crate::Kind::Invalid);
             assert!(error.chain().contains(named), "{}", error.chain());
         }
+        let limited = ContainerSpec { network: "host".into(), egress_bandwidth: "1M".into(), ..spec() };
+        let error = bandwidth(&limited).unwrap_err();
+        assert!(error.chain().contains("bandwidth on network \"host\""), "{}", error.chain());
     }
 }

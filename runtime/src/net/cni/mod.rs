@@ -36,7 +36,7 @@ use self::{
 };
 pub use self::{
     conf::NetworkList,
-    wish::{Dns, Wish},
+    wish::{Bandwidth, Dns, Wish},
 };
 use super::{blocking, lock};
 use crate::{Error, Result, config, id::PodId};
@@ -250,6 +250,11 @@ impl Cni {
     /// Pods that plugins were asked for.
     pub fn pods(&self) -> Vec<PodId> {
         lock(&self.0.pods).keys().cloned().collect()
+    }
+
+    /// The namespace that plugins made interfaces in.
+    pub fn netns(&self, pod: &PodId) -> Option<PathBuf> {
+        lock(&self.0.pods).get(pod).map(|entry| entry.attachment.netns.clone())
     }
 
     pub fn has(&self, pod: &PodId) -> bool {

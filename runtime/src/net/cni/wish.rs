@@ -107,14 +107,36 @@ fn mapping(port: &HostPort) -> Value {
     })
 }
 
-/// Bits per second both ways; a burst without bound, as Kubernetes itself gave the plugin.
+/// Bits per second, to the pod and from it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Bandwidth {
+    pub ingress: Option<u64>,
+    pub egress: Option<u64>,
+}
+
+impl Bandwidth {
+    /// What the pod's annotations ask for.
+    ///
+    /// # Errors
+    /// `Invalid` for one that can't be understood.
+    pub fn of(annotations: &BTreeMap<String, String>) -> Result<Self> {
+        let read = |annotation| {
+            let text = annotations.get(annotation);
+            text.map(|text: &String| bits(text).ok_or_else(|| not_understood(annotation, text))).transpose()
+        };
+        Ok(Self { ingress: read(INGRESS)?, egress: read(EGRESS)? })
+    }
+}
+
+/// Both ways; a burst without bound, as Kubernetes itself gave the plugin.
 fn bandwidth(annotations: &BTreeMap<String, String>) -> Result<Option<Value>> {
+    let Bandwidth { ingress, egress } = Bandwidth::of(annotations)?;
     let mut told = Map::new();
-    for (annotation, rate, burst) in
-        [(INGRESS, "ingressRate", "ingressBurst"), (EGRESS, "egressRate", "egressBurst")]
+    for (bits, rate, burst) in
+        [(ingress, "ingressRate", "ingressBurst"), (egress, "egressRate", "egressBurst")]
     {
-        if let Some(text) = annotations.get(annotation) {
-            told.insert(rate.into(), json!(bits(text).ok_or_else(|| not_understood(annotation, text))?));
+        if let Some(bits) = bits {
+            told.insert(rate.into(), json!(bits));
             told.insert(burst.into(), json!(u32::MAX));
         }
     }

@@ -258,7 +258,18 @@ fn group(lines: &mut Lines, launch::Cgroup { v2, v1, device_program }: &launch::
 }
 
 fn link(lines: &mut Lines, pair: &launch::Link) {
-    let launch::Link { host_name, name, mtu, bridge_index, mac, addresses, routes, hairpin } = pair;
+    let launch::Link {
+        host_name,
+        name,
+        mtu,
+        bridge_index,
+        mac,
+        addresses,
+        routes,
+        hairpin,
+        ingress_bits,
+        egress_bits,
+    } = pair;
     lines.say("link", format!("{host_name} <-> {name}"));
     lines.number("link.mtu", u64::from(*mtu));
     lines.say("link.bridge_index", bridge_index);
@@ -271,6 +282,8 @@ fn link(lines: &mut Lines, pair: &launch::Link) {
         lines.say("link.route", format!("{to} via {}", address(via)));
     }
     lines.flag("link.hairpin", *hairpin);
+    lines.number("link.ingress_bits", *ingress_bits);
+    lines.number("link.egress_bits", *egress_bits);
 }
 
 fn say_process(lines: &mut Lines, process: &launch::Process) {
