@@ -2,7 +2,10 @@
 
 pub mod load;
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -76,6 +79,18 @@ pub struct Registry {
     pub stall_seconds: u32,
     /// What is too slow.
     pub stall_bytes_per_second: u32,
+    /// Where images are kept; empty: below `daemon.root`.
+    pub root: PathBuf,
+    /// Tags of images that are never removed to make room; `*` at the end stands for the rest.
+    pub pinned: Vec<String>,
+    /// What a layer may unpack to.
+    pub layer_max_bytes: u64,
+    /// containers-policy.json(5), read at each pull; empty: every image may be pulled.
+    pub policy: PathBuf,
+    /// `<namespace>.json` in the place of `policy` for the pods of a namespace.
+    pub policy_dir: PathBuf,
+    /// Which digests names may stand for; empty: any.
+    pub digests: PathBuf,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
@@ -120,6 +135,13 @@ pub struct Streaming {
     pub key: PathBuf,
 }
 
+impl Config {
+    /// Where the store of images is.
+    pub fn image_root(&self) -> &Path {
+        if self.registry.root.as_os_str().is_empty() { &self.daemon.root } else { &self.registry.root }
+    }
+}
+
 impl Default for Daemon {
     fn default() -> Self {
         Self {
@@ -146,6 +168,12 @@ impl Default for Registry {
             auth_file: PathBuf::new(),
             stall_seconds: 30,
             stall_bytes_per_second: 1024,
+            root: PathBuf::new(),
+            pinned: Vec::new(),
+            layer_max_bytes: 128 << 30,
+            policy: PathBuf::new(),
+            policy_dir: "/etc/berth/policies".into(),
+            digests: PathBuf::new(),
         }
     }
 }

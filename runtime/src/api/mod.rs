@@ -16,7 +16,12 @@ pub mod serve;
 mod standalone;
 mod status;
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
+};
 
 use tokio::sync::watch;
 
@@ -55,6 +60,13 @@ impl Door {
             layers: cri::Layers::default(),
             ending: watch::Sender::new(false),
         }
+    }
+
+    /// What stands for the file system of writable layers: the images' place where both are on one disk.
+    fn writable_layers(&self) -> PathBuf {
+        let (root, images) = (&self.config.daemon.root, self.config.image_root());
+        let device = |path: &Path| path.metadata().map(|metadata| metadata.dev()).ok();
+        if device(root) == device(images) { images.join("images") } else { root.clone() }
     }
 }
 

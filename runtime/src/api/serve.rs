@@ -80,8 +80,8 @@ pub async fn serve(
     let ending = door.ending.clone();
     let mut drained = ending.subscribe();
     standalone::resume(&door).await;
-    let images = door.config.daemon.root.join("images");
-    tokio::spawn(door.layers.clone().watch(door.pods.clone(), images, ending.subscribe()));
+    let writable = door.writable_layers();
+    tokio::spawn(door.layers.clone().watch(door.pods.clone(), writable, ending.subscribe()));
     let server = Server::builder()
         // Around the deadline, so that a call it ended is counted as it was answered.
         .layer(calls)

@@ -197,7 +197,7 @@ async fn open(config: &Config) -> Result<Rooms> {
             .hint("install berth-shim beside berthd, or name it in daemon.shim"));
     }
     Ok(Rooms {
-        images: image::Store::open(&config.daemon.root, &config.registry).await?,
+        images: image::Store::open(config.image_root(), &config.registry).await?,
         network: Arc::new(net::Network::open(&config.network, config.daemon.root.join("network")).await?),
         cgroups: cgroup::Hierarchy::detect()?,
         launcher: Launcher { program },

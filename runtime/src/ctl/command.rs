@@ -2,7 +2,9 @@
 
 use clap::{Args, Parser, Subcommand};
 
-use super::{connect, exec, flags, images, inspect, lifecycle, list, logs, output::Format, pull, stats};
+use super::{
+    connect, exec, flags, images, inspect, lifecycle, list, logs, output::Format, pull, stats, storage,
+};
 
 /// Runs containers and shows what a berthd has.
 ///
@@ -89,6 +91,12 @@ pub(super) enum Verb {
     Images(images::List),
     /// Removes images
     Rmi(images::Rmi),
+    /// Images: check, prune, ls, rm, pull, load, save
+    #[command(subcommand)]
+    Image(storage::Image),
+    /// The disk and the daemon: df, info
+    #[command(subcommand)]
+    System(storage::System),
     /// Prints the versions of berth and of the daemon
     Version(Shape),
     /// Prints what the daemon is and what this host lacks

@@ -4,7 +4,7 @@
 //! command (the line) ── verb ──┬─ flags, parse ── run ──┐
 //!                              ├─ exec, attach ─────────┼─ session ── terminal, detach
 //!                              ├─ lifecycle, logs, list, inspect, stats
-//!                              └─ images, pull, node
+//!                              └─ images, pull, storage, node
 //! all of them: connect (the socket), output (tables, JSON), failure (the one error and the exit code)
 //! ```
 
@@ -30,6 +30,7 @@ mod pull;
 mod run;
 mod session;
 mod stats;
+mod storage;
 mod terminal;
 
 use std::process::ExitCode;
@@ -99,6 +100,8 @@ async fn perform(command: Command) -> Result<u8> {
         Verb::Save(flags) => images::save(&daemon, flags).await,
         Verb::Images(flags) => images::images(&daemon, flags, format).await,
         Verb::Rmi(flags) => images::rmi(&daemon, flags, format).await,
+        Verb::Image(verb) => storage::image(&daemon, verb, format).await,
+        Verb::System(verb) => storage::system(&daemon, verb, format).await,
         Verb::Version(shape) => node::version(&daemon, shape.or(format)).await,
         Verb::Info(shape) => node::info(&daemon, shape.or(format)).await,
     }

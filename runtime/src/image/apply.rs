@@ -149,9 +149,11 @@ impl Applier {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut file = File::from(rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o600))?);
         self.written.inodes += 1;
+        let mut left = entry.size;
         loop {
             let count = tarball::read_full(content, &mut self.buffer)?;
-            file.write_all(&self.buffer[..count])?;
+            file.write_all(&self.buffer[..count]).map_err(|error| no_room(error, left, entry.size))?;
+            left = left.saturating_sub(count as u64);
             self.written.bytes += count as u64;
             if count < self.buffer.len() {
                 break;
@@ -405,6 +407,14 @@ impl Applier {
             _ => Error::io(OP, format!("{}/{shown}", self.place.display()), error),
         }
     }
+}
+
+/// Says how much of a file a full disk did not take.
+fn no_room(error: io::Error, missing: u64, size: u64) -> io::Error {
+    if error.kind() != io::ErrorKind::StorageFull && error.kind() != io::ErrorKind::QuotaExceeded {
+        return error;
+    }
+    io::Error::new(error.kind(), format!("{missing} of its {size} bytes found no room: {error}"))
 }
 
 /// Whether something had to go first.

@@ -15,6 +15,9 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 
 use crate::{Error, Result};
 
+/// A table of some thousand images, and the blocks of a directory.
+const RESERVE_BYTES: u64 = 1 << 20;
+
 /// Writes a file so that after a power cut it is the old one or the new one, never half of it.
 pub(super) fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
     let fail = |error| Error::io("write", path.display().to_string(), error);
@@ -34,6 +37,61 @@ pub(super) fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
         return Err(fail(error));
     }
     sync_directory(directory)
+}
+
+/// Keeps the file under another name before it is replaced. The new name is the old content or the new one, always whole.
+pub(super) fn keep_before(path: &Path, before: &Path) -> io::Result<()> {
+    let mut name = before.as_os_str().to_owned();
+    name.push(".new");
+    let new = PathBuf::from(name);
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    match fs::hard_link(path, &new) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => fs::rename(&new, before),
+    }
+}
+
+/// Takes room that `give_back` frees. There already is success.
+pub(super) fn reserve(path: &Path) -> Result<()> {
+    let fail = |error: io::Error| Error::io("reserve room", path.display().to_string(), error);
+    let file =
+        OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path).map_err(fail)?;
+    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, RESERVE_BYTES).map_err(|error| {
+        // Half of it would be taken for all of it.
+        fs::remove_file(path).ok();
+        fail(error.into())
+    })
+}
+
+pub(super) fn give_back(path: &Path) {
+    // There is nothing to free where there is no file.
+    fs::remove_file(path).ok();
+}
+
+/// What an ordinary write can still take.
+pub(super) fn free_bytes(path: &Path) -> Result<u64> {
+    let stat =
+        rustix::fs::statvfs(path).map_err(|error| Error::io("measure", path.display().to_string(), error))?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// Bytes and number of the files right in a directory.
+pub(super) fn files_in(directory: &Path) -> Result<(u64, u64)> {
+    let fail = |error| Error::io("measure", directory.display().to_string(), error);
+    let mut found = (0, 0);
+    for file in fs::read_dir(directory).map_err(fail)? {
+        match file.map_err(fail)?.metadata() {
+            Ok(metadata) => found = (found.0 + metadata.len(), found.1 + 1),
+            // Complete, and a layer's now.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(fail(error)),
+        }
+    }
+    Ok(found)
 }
 
 pub(super) fn sync_directory(path: &Path) -> Result<()> {

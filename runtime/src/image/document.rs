@@ -8,7 +8,7 @@ use super::digest::Digest;
 use crate::{Error, Kind, Result};
 
 /// The most a manifest, an index or a config may have.
-pub(super) const DOCUMENT_MAX_BYTES: u64 = 4 << 20;
+pub(super) const DOCUMENT_MAX_BYTES: u64 = 8 << 20;
 /// Overlayfs stacks no more than this.
 const LAYERS_MAX: usize = 500;
 

@@ -25,6 +25,7 @@ use super::{
     document::Descriptor,
     install::{self, Watchers, blocking},
     registry::{Failure, Session, backoff},
+    tries::Tries,
 };
 use crate::{Error, Kind, Result};
 
@@ -86,7 +87,8 @@ impl Session {
     ) -> Result<()> {
         let (sink, chunks) = mpsc::channel(AHEAD);
         let (bytes, path) = (meter.bytes, to.to_owned());
-        let writing = tokio::spawn(blocking("write layer", move || write(chunks, file, meter, path)));
+        let size = descriptor.size;
+        let writing = tokio::spawn(blocking("write layer", move || write(chunks, file, meter, path, size)));
         let mut transfer = Transfer { descriptor, sink, watchers, bytes, told: Instant::now() };
         watchers.layer(descriptor, bytes, Phase::Fetching);
         let fetched = tokio::select! {
@@ -105,12 +107,14 @@ impl Session {
 
     async fn fetch(&self, transfer: &mut Transfer<'_>) -> Result<()> {
         let (mut barren, mut failures, mut stalls) = (0, 0, 0);
+        let mut tries = Tries::default();
         loop {
             let before = transfer.bytes;
             let Err(failure) = self.fetch_rest(transfer).await else { return Ok(()) };
             let progressed = transfer.bytes > before;
             barren = if progressed { 1 } else { barren + 1 };
             failures += 1;
+            tries.note(&failure);
             let wait = match failure {
                 Failure::Passing(_) if barren < BARREN_MAX && failures < FAILURES_MAX => backoff(barren),
                 Failure::Later(_, wait) if barren < BARREN_MAX && failures < FAILURES_MAX => wait,
@@ -118,7 +122,7 @@ impl Session {
                     stalls += 1;
                     backoff(barren)
                 }
-                failure => return Err(failure.into()),
+                failure => return Err(tries.error(failure)),
             };
             sleep(wait).await;
         }
@@ -221,11 +225,20 @@ fn remove(path: &Path) -> Result<()> {
     fs::remove_file(path).map_err(|error| Error::io("remove", path.display().to_string(), error))
 }
 
-fn write(mut chunks: mpsc::Receiver<Bytes>, mut file: File, mut meter: Meter, to: PathBuf) -> Result<Meter> {
-    let fail = |error| Error::io("write layer", to.display().to_string(), error);
+fn write(
+    mut chunks: mpsc::Receiver<Bytes>,
+    mut file: File,
+    mut meter: Meter,
+    to: PathBuf,
+    size: u64,
+) -> Result<Meter> {
     while let Some(chunk) = chunks.blocking_recv() {
+        file.write_all(&chunk).map_err(|error| {
+            let missing = size.saturating_sub(meter.bytes);
+            Error::io("write layer", to.display().to_string(), error)
+                .hint(format!("{missing} of its {size} bytes found no room"))
+        })?;
         meter.update(&chunk);
-        file.write_all(&chunk).map_err(fail)?;
     }
     Ok(meter)
 }

@@ -1,6 +1,7 @@
 //! Brings one image into the store, wherever its bytes come from: layers in parallel, then the name.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::{self, Read, Write},
     path::PathBuf,
@@ -15,13 +16,14 @@ use super::{
     Image, Phase, Progress,
     archive::{self, Tree},
     digest::{Digest, Meter},
+    disk,
     document::{self, Descriptor, Manifest},
     layers::{self, Bench, Claimed, Lease},
     names::Naming,
     route::Route,
     store::Inner,
 };
-use crate::{Error, Kind, Result};
+use crate::{Error, Kind, Result, error::Cause};
 
 /// Layers fetched and unpacked at a time: more only makes disks seek and registries throttle.
 const PARALLEL: usize = 3;
@@ -135,7 +137,34 @@ pub(super) async fn import(inner: &Arc<Inner>, source: PathBuf, name: Option<Str
     Ok(images)
 }
 
+/// Refuses what can't fit, before anything is fetched. What fits packed may be too big unpacked: that is told then.
+fn find_room(inner: &Inner, offer: &Offer) -> Result<()> {
+    let wanted: u64 = {
+        let state = inner.read();
+        let pairs = offer.layers.iter().zip(&offer.diff_ids);
+        let absent: BTreeMap<&Digest, &Descriptor> = pairs
+            .filter(|(_, diff_id)| !state.layers.contains_key(diff_id))
+            .map(|(descriptor, diff_id)| (diff_id, descriptor))
+            .collect();
+        absent.values().map(|descriptor| descriptor.size).fold(0, u64::saturating_add)
+    };
+    let (half, _) = disk::files_in(&inner.places.partial)?;
+    let (wanted, free) = (wanted.saturating_sub(half), disk::free_bytes(&inner.places.root)?);
+    if wanted <= free {
+        return Ok(());
+    }
+    let cause = format!(
+        "No space left: its layers come to {wanted} bytes packed, {free} are free, so at least {} are missing",
+        wanted - free
+    );
+    Err(Error::new(Kind::Exhausted, "make room in", inner.places.root.display().to_string())
+        .because(Cause(cause))
+        .hint("`berth image prune --all` removes images that no container uses"))
+}
+
 async fn take_in(inner: &Arc<Inner>, offer: Offer, source: Source, watchers: &Watchers) -> Result<Image> {
+    let here = Arc::clone(inner);
+    let offer = blocking("make room", move || find_room(&here, &offer).map(|()| offer)).await?;
     for descriptor in &offer.layers {
         watchers.layer(descriptor, 0, Phase::Waiting);
     }

@@ -120,30 +120,20 @@ impl Bench {
     pub(super) fn finish(self, blob: &Digest, blob_bytes: u64) -> Result<Arc<Layer>> {
         let Self { claim, scratch, before } = self;
         let inner = Arc::clone(&claim.inner);
-        let written = unpack::unpack(&scratch.path().join("blob"), &claim.diff_id, scratch.path())?;
-        let number = {
-            let mut state = inner.write();
-            state.next_layer += 1;
-            state.next_layer - 1
-        };
-        let layer = Layer {
+        let written = unpack::unpack(
+            &scratch.path().join("blob"),
+            &claim.diff_id,
+            scratch.path(),
+            inner.config.layer_max_bytes,
+        )?;
+        let layer = inner.settle(scratch, &before, |number| Layer {
             number,
             diff_id: claim.diff_id.clone(),
             blob: blob.clone(),
             blob_bytes,
             bytes: written.bytes,
             inodes: written.inodes,
-        };
-        let record = scratch.path().join("layer.json");
-        let json = serde_json::to_vec(&layer)
-            .map_err(|error| Error::new(Kind::Internal, "print", "layer.json").because(error))?;
-        std::fs::write(&record, json)
-            .map_err(|error| Error::io("write", record.display().to_string(), error))?;
-        rustix::fs::syncfs(&before)
-            .map_err(|error| Error::io("sync layer", scratch.path().display().to_string(), error))?;
-        scratch.settle(&inner.layer(&layer))?;
-        disk::sync_directory(&inner.places.layers)?;
-        let layer = Arc::new(layer);
+        })?;
         let wanted = {
             let mut state = inner.write();
             state.layers.insert(claim.diff_id.clone(), Arc::clone(&layer));
@@ -156,5 +146,32 @@ impl Bench {
             inner.collect()?;
         }
         Ok(layer)
+    }
+}
+
+impl Inner {
+    /// Makes an unpacked layer durable under a number of its own. Nobody knows it yet.
+    pub(super) fn settle(
+        &self,
+        scratch: Scratch,
+        before: &File,
+        layer: impl FnOnce(u64) -> Layer,
+    ) -> Result<Arc<Layer>> {
+        let number = {
+            let mut state = self.write();
+            state.next_layer += 1;
+            state.next_layer - 1
+        };
+        let layer = layer(number);
+        let record = scratch.path().join("layer.json");
+        let json = serde_json::to_vec(&layer)
+            .map_err(|error| Error::new(Kind::Internal, "print", "layer.json").because(error))?;
+        std::fs::write(&record, json)
+            .map_err(|error| Error::io("write", record.display().to_string(), error))?;
+        rustix::fs::syncfs(before)
+            .map_err(|error| Error::io("sync layer", scratch.path().display().to_string(), error))?;
+        scratch.settle(&self.layer(&layer))?;
+        disk::sync_directory(&self.places.layers)?;
+        Ok(Arc::new(layer))
     }
 }

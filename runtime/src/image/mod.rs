@@ -4,8 +4,12 @@ mod apply;
 mod archive;
 mod auth;
 mod beneath;
+mod check;
 mod client;
+mod compare;
+mod cosign;
 mod digest;
+mod digests;
 mod disk;
 mod document;
 mod fetch;
@@ -14,18 +18,26 @@ mod install;
 mod keyring;
 mod layers;
 mod names;
+mod open;
 mod pace;
+mod pinned;
+mod policy;
+mod prune;
 mod pull;
 mod reference;
 mod registry;
 mod remedy;
+mod repair;
 mod route;
 mod save;
+mod signatures;
 mod store;
 mod tarball;
 #[cfg(test)]
 mod tests;
+mod tries;
 mod unpack;
+mod verify;
 
 use std::{
     fmt,
@@ -76,6 +88,8 @@ pub struct PullRequest {
     pub reference: String,
     pub auth: Option<Auth>,
     pub plain_http: bool,
+    /// Of the pod that the image is for: whose policy counts.
+    pub namespace: Option<String>,
     pub progress: Option<mpsc::Sender<Progress>>,
 }
 
@@ -99,6 +113,70 @@ pub enum Phase {
 pub struct Snapshot {
     /// Topmost first, short absolute paths.
     pub lowers: Vec<PathBuf>,
+}
+
+/// Which unused images a pruning takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unused {
+    /// Those without a tag.
+    Untagged,
+    Any,
+}
+
+/// What a pruning took.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Pruned {
+    /// Ids.
+    pub images: Vec<String>,
+    /// Half downloads that no pull was at.
+    pub downloads: u64,
+    pub bytes: u64,
+}
+
+/// What there is of something, and how much of it could go.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Share {
+    pub total: u64,
+    /// In use.
+    pub active: u64,
+    pub bytes: u64,
+    pub reclaimable_bytes: u64,
+}
+
+/// What a check does about what it finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Repair {
+    No,
+    Yes,
+}
+
+/// One thing that is not as it is to be.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Finding {
+    /// A layer's, manifest's or image's digest, or a file.
+    pub object: String,
+    pub problem: String,
+    pub outcome: Outcome,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    Found,
+    /// And how.
+    Repaired(String),
+    /// And why not.
+    Unrepaired(String),
+}
+
+/// What a check looked at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Checked {
+    pub images: u64,
+    pub layers: u64,
+    /// Of the layers' blobs and files.
+    pub bytes: u64,
+    pub problems: u64,
+    pub repaired: u64,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -166,6 +244,24 @@ impl Store {
         blocking("remove image", move || inner.remove_image(&name)).await
     }
 
+    /// Verifies tables, documents and layers; with `Repair::Yes` fetches what is damaged again. What is found is told as it
+    /// is found. Ends early where nobody listens.
+    pub async fn check(&self, repair: Repair, told: mpsc::Sender<Finding>) -> Result<Checked> {
+        check::check(&self.inner, repair, &told).await
+    }
+
+    /// Removes images that nobody uses, pinned ones excepted, and half downloads.
+    pub async fn prune(&self, unused: Unused) -> Result<Pruned> {
+        let inner = Arc::clone(&self.inner);
+        blocking("prune images", move || inner.prune(unused)).await
+    }
+
+    /// What images and downloads take.
+    pub async fn shares(&self) -> Result<(Share, Share)> {
+        let inner = Arc::clone(&self.inner);
+        blocking("measure images", move || inner.shares()).await
+    }
+
     /// Holds the image's layers for a container (a durable use by `holder`, an id). Blocks.
     pub fn hold(&self, image_id: &str, holder: &str) -> Result<Snapshot> {
         self.inner.hold_image(image_id, holder)
@@ -177,6 +273,6 @@ impl Store {
     }
 
     pub fn usage(&self) -> Result<FsUsage> {
-        Ok(self.inner.usage())
+        self.inner.usage()
     }
 }

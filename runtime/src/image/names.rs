@@ -55,7 +55,7 @@ impl Inner {
         add(&mut tags, naming.tags);
         add(&mut digests, naming.digests);
         let record = Record { id: naming.id, manifest, layers: naming.diff_ids, tags, digests };
-        let Some(image) = self.read().image(&record, naming.config) else {
+        let Some(image) = self.read().image(&record, naming.config, &self.config.pinned) else {
             return Err(Error::new(Kind::Internal, "name image", record.id.to_string())
                 .because(Cause("a layer went away meanwhile".into()))
                 .hint("pull it again"));
@@ -66,21 +66,33 @@ impl Inner {
         Ok(image)
     }
 
-    /// Removes the image with all its names, and its layers unless they are in use. Absent is success.
+    /// Removes the image with all its names, and its layers unless they are in use. Absent is success. Works on a full
+    /// disk.
     pub(super) fn remove_image(&self, name: &str) -> Result<()> {
-        {
-            let writer = self.lock();
-            let (mut images, found) = {
-                let state = self.read();
-                let found = state.locate(name, &self.config.short_name_prefix).map(|e| e.record.id.clone());
-                (state.images.clone(), found)
-            };
-            let Some(id) = found else { return Ok(()) };
-            images.remove(&id);
-            self.replace_images(&writer, images)?;
-            info!(image = %id, "image removed");
+        let remove = || self.forget_image(name).and_then(|()| self.collect());
+        match remove() {
+            Err(error) if error.kind == Kind::Exhausted => {
+                disk::give_back(&self.places.reserve);
+                let again = remove();
+                self.reserve_room();
+                again
+            }
+            other => other,
         }
-        self.collect()
+    }
+
+    fn forget_image(&self, name: &str) -> Result<()> {
+        let writer = self.lock();
+        let (mut images, found) = {
+            let state = self.read();
+            let found = state.locate(name, &self.config.short_name_prefix).map(|e| e.record.id.clone());
+            (state.images.clone(), found)
+        };
+        let Some(id) = found else { return Ok(()) };
+        images.remove(&id);
+        self.replace_images(&writer, images)?;
+        info!(image = %id, "image removed");
+        Ok(())
     }
 
     /// Records that the holder uses the image's layers. Again for the same image is success.

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, hash_map},
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Instant,
 };
@@ -19,8 +20,11 @@ use super::{
     reference::{Reference, Version},
     route::Route,
     store::Inner,
+    verify,
 };
 use crate::{Error, Kind, Result, error::Cause};
+
+const UNAVAILABLE: &str = "RegistryUnavailable: ";
 
 type Outcome = Shared<BoxFuture<'static, Result<Image, Arc<Error>>>>;
 
@@ -34,6 +38,8 @@ struct Key {
     reference: Reference,
     auth: Option<Auth>,
     plain_http: bool,
+    /// What another namespace may have is no answer for this one.
+    policy: PathBuf,
 }
 
 #[derive(Debug, Clone)]
@@ -45,7 +51,11 @@ struct Running {
 /// Pulls, or joins who does already. Dropping the future leaves the pull running.
 pub(super) async fn pull(inner: &Arc<Inner>, request: PullRequest) -> Result<Image> {
     let reference = Reference::parse(&request.reference, &inner.config.short_name_prefix)?;
-    let key = Key { reference, auth: request.auth.clone(), plain_http: request.plain_http };
+    let (here, namespace) = (Arc::clone(inner), request.namespace.clone());
+    let policy =
+        install::blocking("find policy", move || Ok(verify::policy_of(namespace.as_deref(), &here.config)))
+            .await?;
+    let key = Key { reference, auth: request.auth.clone(), plain_http: request.plain_http, policy };
     let running = join_or_start(inner, key, &request);
     if let Some(progress) = request.progress {
         running.watchers.add(progress);
@@ -84,21 +94,18 @@ impl Drop for Listed<'_> {
 async fn work(inner: Arc<Inner>, key: Key, request: PullRequest, watchers: Watchers) -> Result<Image> {
     let _listed = Listed(&inner, &key);
     let start = Instant::now();
-    let pulled = fetch(&inner, &key.reference, &request, &watchers).await;
+    let pulled = fetch(&inner, &key, &request, &watchers).await;
     let image = pulled.map_err(|error| outer(&key.reference, error))?;
     let elapsed_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
     info!(image = %image.id, reference = %key.reference, bytes = image.size_bytes, elapsed_ms, "image pulled");
     Ok(image)
 }
 
-async fn fetch(
-    inner: &Arc<Inner>,
-    reference: &Reference,
-    request: &PullRequest,
-    watchers: &Watchers,
-) -> Result<Image> {
+async fn fetch(inner: &Arc<Inner>, key: &Key, request: &PullRequest, watchers: &Watchers) -> Result<Image> {
+    let reference = &key.reference;
     let route = Arc::new(Route::new(reference, request, &inner.config).await?);
     let resolved = route.resolve().await?;
+    verify::verify(&key.policy, reference, &route, &resolved, &inner.config).await?;
     watchers.tell(&Progress::Resolved { digest: resolved.digest.to_string() });
     let config = match present_config(inner, &resolved.manifest.config.digest).await {
         Some(bytes) => bytes,
@@ -119,15 +126,19 @@ async fn present_config(inner: &Arc<Inner>, id: &Digest) -> Option<Vec<u8>> {
     (Digest::of(&bytes) == *id).then_some(bytes)
 }
 
+/// The first cause begins with the name that the API looks for, and so does the kubelet.
 fn outer(reference: &Reference, error: Error) -> Error {
     let (kind, object) = (error.kind, reference.to_string());
-    if kind != Kind::Unavailable {
-        return Error::new(kind, "pull image", object).because(error);
-    }
-    // The first cause begins with the name that the API looks for, and so does the kubelet.
-    let name = "RegistryUnavailable: ";
     let cause = error.source.as_ref().map(ToString::to_string).unwrap_or_default();
-    let cause = format!("{name}{}: {}", error.object, cause.strip_prefix(name).unwrap_or(&cause));
+    let given = [UNAVAILABLE, verify::PREFIX].into_iter().find(|name| cause.starts_with(name));
+    let Some(name) = given.or_else(|| (kind == Kind::Unavailable).then_some(UNAVAILABLE)) else {
+        return Error::new(kind, "pull image", object).because(error);
+    };
+    let cause = cause.strip_prefix(name).unwrap_or(&cause);
+    let cause = match error.object == object {
+        true => format!("{name}{cause}"),
+        false => format!("{name}{}: {cause}", error.object),
+    };
     Error { hint: error.hint, ..Error::new(kind, "pull image", object).because(Cause(cause)) }
 }
 

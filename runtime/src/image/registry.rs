@@ -23,6 +23,7 @@ use super::{
     pace::Pace,
     reference::{Reference, Version},
     remedy,
+    tries::Tries,
 };
 use crate::{Error, Kind, Result, config, error::Cause};
 
@@ -66,6 +67,16 @@ pub(super) enum Failure {
     /// No byte for too long, or too few.
     Stalled(Error),
     Lasting(Error),
+}
+
+impl Failure {
+    pub(super) fn error(&self) -> &Error {
+        match self {
+            Self::Passing(error) | Self::Later(error, _) | Self::Stalled(error) | Self::Lasting(error) => {
+                error
+            }
+        }
+    }
 }
 
 impl From<Failure> for Error {
@@ -160,7 +171,7 @@ impl Session {
         self.described(&format!("blobs/{}", descriptor.digest), descriptor).await
     }
 
-    async fn described(&self, path: &str, descriptor: &Descriptor) -> Result<Vec<u8>> {
+    pub(super) async fn described(&self, path: &str, descriptor: &Descriptor) -> Result<Vec<u8>> {
         if descriptor.size > DOCUMENT_MAX_BYTES {
             return Err(too_big(&descriptor.digest.to_string()));
         }
@@ -170,19 +181,23 @@ impl Session {
     }
 
     /// Reads a small answer, whole, never more than `max` bytes.
-    async fn document(&self, path: &str, max: u64) -> Result<Vec<u8>> {
-        let mut tried = 0;
+    pub(super) async fn document(&self, path: &str, max: u64) -> Result<Vec<u8>> {
+        let (mut tried, mut tries) = (0, Tries::default());
         loop {
             tried += 1;
             let read = async {
                 let response = self.get(path, None).await?;
                 self.read(response, max, path).await
             };
-            match read.await {
+            let failure = match read.await {
                 Ok(bytes) => return Ok(bytes),
-                Err(Failure::Passing(_)) if tried < ATTEMPTS => sleep(backoff(tried)).await,
-                Err(Failure::Later(_, wait)) if tried < ATTEMPTS => sleep(wait).await,
-                Err(failure) => return Err(failure.into()),
+                Err(failure) => failure,
+            };
+            tries.note(&failure);
+            match failure {
+                Failure::Passing(_) if tried < ATTEMPTS => sleep(backoff(tried)).await,
+                Failure::Later(_, wait) if tried < ATTEMPTS => sleep(wait).await,
+                failure => return Err(tries.error(failure)),
             }
         }
     }
@@ -246,7 +261,7 @@ impl Session {
     async fn send(&self, url: &Url, from: Option<u64>) -> Result<Response, Failure> {
         let ours = url.origin() == self.base.origin();
         let mut headers = if ours { self.host.headers.clone() } else { HeaderMap::new() };
-        if url.path().contains("/manifests/") {
+        if url.path().contains("/manifests/") || url.path().contains("/referrers/") {
             let accept = [OCI_INDEX, OCI_MANIFEST, DOCKER_INDEX, DOCKER_MANIFEST].join(", ");
             headers.insert(header::ACCEPT, HeaderValue::from_str(&accept).expect("media types are ASCII"));
         }
@@ -358,7 +373,7 @@ impl Session {
         let said = self.read(response, 64 << 10, object).await;
         let said = said.map(|body| remedy::message_in(&body)).unwrap_or_default();
         let cause = Cause(format!("{status}{said}"));
-        let error = |kind| Error::new(kind, OP, format!("{object:.300}"));
+        let error = |kind| Error::new(kind, OP, format!("{object:.300} of {}", self.host.name()));
         Err(match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 let hint = remedy::denied(&self.credentials, self.remark.as_deref());

@@ -13,6 +13,8 @@ use tokio::sync::{OnceCell, watch};
 use super::{
     PullRequest,
     auth::Credentials,
+    cosign::Signature,
+    digest::Digest,
     document::Descriptor,
     hosts::{self, Ability, Host, Role},
     install::{Watchers, blocking},
@@ -98,6 +100,23 @@ impl Route {
             }
         }
         Err(attempts.error(&self.reference))
+    }
+
+    /// The signatures of a manifest, from the first host that has any.
+    pub(super) async fn signatures(&self, digest: &Digest) -> Result<Vec<Signature>> {
+        let (mut attempts, mut answered) = (Attempts::default(), false);
+        for station in self.stations(|host| host.pulls) {
+            let signatures = match self.session(station).await {
+                Ok(session) => session.signatures(digest).await,
+                Err(error) => Err(error),
+            };
+            match signatures {
+                Ok(none) if none.is_empty() => answered = true,
+                Ok(signatures) => return Ok(signatures),
+                Err(error) => attempts.failed(station, error),
+            }
+        }
+        if answered { Ok(Vec::new()) } else { Err(attempts.error(&self.reference)) }
     }
 
     /// Writes the layer's blob to `to`, checked; goes on with what is there already. After a failure of the network what
@@ -199,7 +218,10 @@ impl Attempts {
         let told: Vec<String> = self
             .0
             .iter()
-            .map(|(host, error)| format!("[{host}] {}", error.chain().replace("RegistryUnavailable: ", "")))
+            .map(|(host, error)| {
+                let told = error.chain().replace("RegistryUnavailable: ", "");
+                format!("[{host}] {}", told.replacen(&format!(" of {host}"), "", 1))
+            })
             .collect();
         let prefix = if kind == Kind::Unavailable { "RegistryUnavailable: " } else { "" };
         let cause = format!("{prefix}none of {} hosts has it: {}", told.len(), told.join(" | "));

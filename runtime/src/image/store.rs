@@ -3,6 +3,8 @@
 //! ```text
 //! <root>/images/
 //!   names.json        which images there are, their tags and digests; replaced whole, durably
+//!   names.json.old    the one before, for the day that it can't be read
+//!   reserve           room for removals on a full disk
 //!   blobs/<hex>       manifests and configs
 //!   layers/<number>/  fs/ unpacked, blob as it came, layer.json; short numbers keep overlay options short
 //!   holds/<holder>    who uses which layers
@@ -19,10 +21,9 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
-    time::Duration,
 };
 
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -30,13 +31,10 @@ use super::{
     FsUsage, Image,
     digest::Digest,
     disk::{self, Scratch},
-    document,
+    open,
     pull::Pulls,
 };
 use crate::{Error, Kind, Result, config};
-
-/// How long half a blob waits for its pull to be tried again.
-const PARTIAL_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Where things are.
 #[derive(Debug)]
@@ -48,6 +46,9 @@ pub(super) struct Places {
     pub(super) partial: PathBuf,
     pub(super) tmp: PathBuf,
     pub(super) names: PathBuf,
+    /// The table before the last change.
+    pub(super) old_names: PathBuf,
+    pub(super) reserve: PathBuf,
 }
 
 #[derive(Debug)]
@@ -72,7 +73,7 @@ pub(super) struct State {
     pub(super) claims: HashMap<Digest, watch::Receiver<()>>,
     pub(super) next_layer: u64,
     /// Bytes of blobs/.
-    documents_bytes: u64,
+    pub(super) documents_bytes: u64,
 }
 
 /// An image in names.json.
@@ -120,10 +121,11 @@ pub(super) struct HoldRecord {
     pub(super) layers: Vec<Digest>,
 }
 
-#[derive(Serialize, Deserialize)]
-struct Names {
-    version: u32,
-    images: Vec<Record>,
+/// `names.json`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Names {
+    pub(super) version: u32,
+    pub(super) images: Vec<Record>,
 }
 
 impl Inner {
@@ -137,18 +139,22 @@ impl Inner {
             partial: root.join("partial"),
             tmp: root.join("tmp"),
             names: root.join("names.json"),
+            old_names: root.join("names.json.old"),
+            reserve: root.join("reserve"),
             root,
         };
         let Places { root, blobs, layers, holds, partial, tmp, .. } = &places;
         for directory in [root, blobs, layers, holds, partial, tmp] {
             disk::make_directory(directory)?;
         }
-        sweep(&places.tmp)?;
-        sweep_partial(&places.partial)?;
+        // What is there is not needed before something is to be removed, and may be what keeps the rest from coming up.
+        disk::give_back(&places.reserve);
+        open::sweep(&places.tmp)?;
+        open::sweep_partial(&places.partial)?;
         let mut state = State { next_layer: 1, ..State::default() };
-        read_layers(&places, &mut state)?;
-        read_holds(&places, &mut state)?;
-        read_names(&places, &mut state)?;
+        open::read_layers(&places, &mut state)?;
+        open::read_holds(&places, &mut state)?;
+        let names = open::read_names(&places, &mut state, &config)?;
         let inner = Self {
             places,
             config,
@@ -156,7 +162,12 @@ impl Inner {
             writer: Mutex::new(()),
             state: RwLock::new(state),
         };
+        if names == open::Table::Rescued {
+            let images = inner.read().images.clone();
+            inner.replace_images(&inner.lock(), images)?;
+        }
         inner.collect()?;
+        inner.reserve_room();
         Ok(inner)
     }
 
@@ -198,6 +209,8 @@ impl Inner {
         let names = Names { version: 1, images: images.values().map(|entry| entry.record.clone()).collect() };
         let bytes = serde_json::to_vec_pretty(&names)
             .map_err(|error| Error::new(Kind::Internal, "print", "names.json").because(error))?;
+        // Where this fails the copy is one change older: worse, and no reason to refuse a change.
+        disk::keep_before(&self.places.names, &self.places.old_names).ok();
         disk::write_durably(&self.places.names, &bytes)?;
         self.write().images = images;
         Ok(())
@@ -223,6 +236,13 @@ impl Inner {
         };
         // Long work, without the lock: nobody knows these any more.
         gone.iter().try_for_each(|path| disk::remove_tree(path))
+    }
+
+    /// Takes room for removals, so that they work on a full disk too.
+    pub(super) fn reserve_room(&self) {
+        if let Err(error) = disk::reserve(&self.places.reserve) {
+            warn!(error = error.chain(), "no room is kept for removals on a full disk");
+        }
     }
 
     fn forget_unused_layers(&self) -> Vec<Arc<Layer>> {
@@ -267,7 +287,9 @@ impl Inner {
         self.write().documents_bytes += bytes;
     }
 
-    pub(super) fn usage(&self) -> FsUsage {
+    /// What the images take, with what is on its way; counted as it was written, and the reserve left out.
+    pub(super) fn usage(&self) -> Result<FsUsage> {
+        let (partial_bytes, partial_inodes) = self.unfinished()?;
         let state = self.read();
         let layers = state.layers.values();
         let (bytes, inodes) = layers.fold((state.documents_bytes, 0), |(bytes, inodes), layer| {
@@ -275,7 +297,25 @@ impl Inner {
             (bytes + layer.bytes + layer.blob_bytes, inodes + layer.inodes + 3)
         });
         let records = 2 * state.images.len() as u64 + state.holds.len() as u64 + 6;
-        FsUsage { mountpoint: self.places.root.clone(), used_bytes: bytes, inodes_used: inodes + records }
+        Ok(FsUsage {
+            mountpoint: self.places.root.clone(),
+            used_bytes: bytes + partial_bytes,
+            inodes_used: inodes + records + partial_inodes,
+        })
+    }
+
+    /// Bytes and files of downloads, half and whole, that are no layers yet.
+    pub(super) fn unfinished(&self) -> Result<(u64, u64)> {
+        let (mut bytes, mut files) = disk::files_in(&self.places.partial)?;
+        let fail = |error| Error::io("measure", self.places.tmp.display().to_string(), error);
+        for bench in fs::read_dir(&self.places.tmp).map_err(fail)? {
+            // A bench may be through, and gone, by now.
+            if let Ok(blob) = fs::symlink_metadata(bench.map_err(fail)?.path().join("blob")) {
+                bytes += blob.len();
+                files += 1;
+            }
+        }
+        Ok((bytes, files))
     }
 }
 
@@ -307,6 +347,7 @@ impl State {
         &self,
         record: &Record,
         config: oci_spec::image::ImageConfiguration,
+        pinned: &[String],
     ) -> Option<Image> {
         let layers: Option<Vec<&Arc<Layer>>> = record.layers.iter().map(|id| self.layers.get(id)).collect();
         Some(Image {
@@ -315,145 +356,7 @@ impl State {
             digests: record.digests.clone(),
             size_bytes: layers?.iter().map(|layer| layer.bytes).sum(),
             config,
-            pinned: false,
+            pinned: record.tags.iter().any(|tag| super::pinned::is_pinned(tag, pinned)),
         })
     }
-}
-
-/// Removes what an interrupted pull, import or removal left.
-fn sweep(tmp: &Path) -> Result<()> {
-    let fail = |error| Error::io("sweep", tmp.display().to_string(), error);
-    for file in fs::read_dir(tmp).map_err(fail)? {
-        let file = file.map_err(fail)?;
-        if file.file_type().map_err(fail)?.is_dir() {
-            disk::remove_tree(&file.path())?;
-        } else {
-            fs::remove_file(file.path()).map_err(fail)?;
-        }
-        let path = file.path();
-        info!(path = %path.display(), reason = "an image pull, import or removal was interrupted", "swept");
-    }
-    Ok(())
-}
-
-/// Removes what nobody has come back for.
-fn sweep_partial(partial: &Path) -> Result<()> {
-    let fail = |error| Error::io("sweep", partial.display().to_string(), error);
-    for file in fs::read_dir(partial).map_err(fail)? {
-        let file = file.map_err(fail)?;
-        let metadata = file.metadata().map_err(fail)?;
-        // A clock that was set back makes nothing old.
-        let age = metadata.modified().map_err(fail)?.elapsed().unwrap_or_default();
-        if age > PARTIAL_MAX {
-            fs::remove_file(file.path()).map_err(fail)?;
-            let (path, bytes) = (file.path(), metadata.len());
-            info!(path = %path.display(), bytes, reason = "a pull broke off and was not tried again", "swept");
-        }
-    }
-    Ok(())
-}
-
-fn read_layers(places: &Places, state: &mut State) -> Result<()> {
-    let fail = |error| Error::io("read", places.layers.display().to_string(), error);
-    for directory in fs::read_dir(&places.layers).map_err(fail)? {
-        let path = directory.map_err(fail)?.path();
-        let number =
-            path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse::<u64>().ok());
-        state.next_layer = state.next_layer.max(number.map_or(0, |number| number.saturating_add(1)));
-        let layer = read_json::<Layer>(&path.join("layer.json"));
-        match (layer, number) {
-            (Ok(layer), Some(number))
-                if layer.number == number
-                    && path.join("fs").is_dir()
-                    && !state.layers.contains_key(&layer.diff_id) =>
-            {
-                state.layers.insert(layer.diff_id.clone(), Arc::new(layer));
-            }
-            (layer, _) => {
-                let error =
-                    layer.err().map_or("it is incomplete or there twice".to_owned(), |error| error.chain());
-                warn!(path = %path.display(), error, "layer dropped, to be fetched again");
-                let to = places.tmp.join(path.file_name().unwrap_or_default());
-                fs::rename(&path, &to).map_err(fail)?;
-                sweep(&places.tmp)?;
-            }
-        }
-    }
-    Ok(())
-}
-
-fn read_holds(places: &Places, state: &mut State) -> Result<()> {
-    let fail = |error| Error::io("read", places.holds.display().to_string(), error);
-    for file in fs::read_dir(&places.holds).map_err(fail)? {
-        let path = file.map_err(fail)?.path();
-        let holder = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if holder.ends_with(".new") {
-            // Never renamed: the hold never was.
-            fs::remove_file(&path).map_err(fail)?;
-            continue;
-        }
-        let hold = match read_json::<HoldRecord>(&path) {
-            Ok(record) => Hold::Layers(record),
-            Err(error) => {
-                let error = error.chain();
-                warn!(holder, error, "unreadable hold: no layer is removed until it is released");
-                Hold::Unreadable
-            }
-        };
-        state.holds.insert(holder, hold);
-    }
-    Ok(())
-}
-
-fn read_names(places: &Places, state: &mut State) -> Result<()> {
-    let names = match fs::exists(&places.names) {
-        Ok(false) => return Ok(()),
-        Ok(true) => read_json::<Names>(&places.names).map_err(|error| {
-            error.hint("move the file away to start with no images; they can be pulled again")
-        })?,
-        Err(error) => return Err(Error::io("read", places.names.display().to_string(), error)),
-    };
-    if names.version != 1 {
-        let cause = format!("its version is {}; this berthd reads 1", names.version);
-        return Err(Error::new(Kind::Precondition, "read", places.names.display().to_string())
-            .because(crate::error::Cause(cause)));
-    }
-    for record in names.images {
-        let read = read_blob(places, &record.id)
-            .and_then(|bytes| document::parse_config(&bytes, record.layers.len(), &record.id.to_string()));
-        // Saving needs the manifest too.
-        let read = read_blob(places, &record.manifest).and(read);
-        let whole = match read {
-            Ok((config, _)) => {
-                let image = state.image(&record, config);
-                if image.is_none() {
-                    warn!(image = %record.id, "image is missing a layer: pull it again");
-                }
-                image
-            }
-            Err(error) => {
-                warn!(image = %record.id, error = error.chain(), "image is damaged: pull it again");
-                None
-            }
-        };
-        state.images.insert(record.id.clone(), Arc::new(Entry { record, whole }));
-    }
-    Ok(())
-}
-
-fn read_blob(places: &Places, digest: &Digest) -> Result<Vec<u8>> {
-    let path = places.blobs.join(digest.hex());
-    let bytes = fs::read(&path).map_err(|error| Error::io("read", path.display().to_string(), error))?;
-    if Digest::of(&bytes) == *digest {
-        Ok(bytes)
-    } else {
-        Err(Error::new(Kind::Internal, "read", path.display().to_string())
-            .because(crate::error::Cause("its content does not have its digest".into())))
-    }
-}
-
-fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let bytes = fs::read(path).map_err(|error| Error::io("read", path.display().to_string(), error))?;
-    serde_json::from_slice(&bytes)
-        .map_err(|error| Error::new(Kind::Internal, "read", path.display().to_string()).because(error))
 }

@@ -56,13 +56,38 @@ pub(super) fn buffered(file: File) -> BufReader<File> {
     BufReader::with_capacity(READ_BYTES, file)
 }
 
-/// Unpacks the blob to `directory/fs` and checks the diff id. What a failure leaves goes with the directory.
-pub(super) fn unpack(blob: &Path, diff_id: &Digest, directory: &Path) -> Result<Written> {
+/// Ends what inflates beyond a bound.
+struct Bounded<R> {
+    inner: R,
+    most: u64,
+    left: u64,
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        match self.left.checked_sub(count as u64) {
+            Some(left) => self.left = left,
+            None => {
+                let cause = format!(
+                    "it unpacks to more than registry.layer_max_bytes ({} bytes): it is a bomb, or the bound is too low for it",
+                    self.most
+                );
+                return Err(io::Error::new(io::ErrorKind::InvalidData, cause));
+            }
+        }
+        Ok(count)
+    }
+}
+
+/// Unpacks the blob to `directory/fs` and checks the diff id; the tar has `most` bytes or fewer. What a failure leaves goes
+/// with the directory.
+pub(super) fn unpack(blob: &Path, diff_id: &Digest, directory: &Path, most: u64) -> Result<Written> {
     let read = |error: io::Error| damaged(diff_id, error);
     let file = File::open(blob).map_err(|error| Error::io("open", blob.display().to_string(), error))?;
     let (_, stream) = unpacked(buffered(file)).map_err(read)?;
     let mut applier = Applier::new(directory)?;
-    let mut walk = Walk::new(Metered::new(stream));
+    let mut walk = Walk::new(Metered::new(Bounded { inner: stream, most, left: most }));
     while let Some(entry) = walk.next().map_err(read)? {
         applier.apply(&entry, &mut walk.content()).map_err(|error| outer(diff_id, error))?;
     }

@@ -4,6 +4,7 @@ mod flags;
 mod lifecycle;
 mod run;
 mod shape;
+mod storage;
 
 use berth_tests::{Daemon, images};
 

@@ -54,7 +54,9 @@ impl ImageService for Door {
         let pulled = async {
             let reference = named("pull image", request.image)?.image;
             let auth = request.auth.map(credentials);
-            let asked = image::PullRequest { reference, auth, plain_http: false, progress: None };
+            let namespace = request.sandbox_config.and_then(|config| config.metadata);
+            let namespace = namespace.map(|metadata| metadata.namespace).filter(|name| !name.is_empty());
+            let asked = image::PullRequest { reference, auth, plain_http: false, namespace, progress: None };
             let image = self.images.pull(asked).await?;
             Ok(cri::PullImageResponse { image_ref: image.id })
         };
@@ -86,11 +88,12 @@ impl ImageService for Door {
                 used_bytes: Some(cri::UInt64Value { value: usage.used_bytes }),
                 inodes_used: Some(cri::UInt64Value { value: usage.inodes_used }),
             };
-            // Writable layers are on the same file system: no split disk.
-            Ok(cri::ImageFsInfoResponse {
-                image_filesystems: vec![usage.clone()],
-                container_filesystems: vec![usage],
-            })
+            let writable = self.writable_layers().display().to_string();
+            let same = usage.fs_id.as_ref().is_some_and(|id| id.mountpoint == writable);
+            // On a disk of their own the writable layers come to what the last walks found.
+            let container_filesystems =
+                if same { vec![usage.clone()] } else { vec![self.layers.whole(self.writable_layers())] };
+            Ok(cri::ImageFsInfoResponse { image_filesystems: vec![usage], container_filesystems })
         };
         call(info_span!("rpc", op = "ImageFsInfo"), told).await
     }

@@ -52,9 +52,9 @@ pub(super) struct Layer {
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(super) struct Used {
-    pub bytes: u64,
-    pub inodes: u64,
+pub(in crate::api) struct Used {
+    pub(in crate::api) bytes: u64,
+    pub(super) inodes: u64,
 }
 
 /// The last measurements, one per running container.
@@ -81,6 +81,15 @@ impl Layers {
     /// Absent before the first walk.
     pub(super) fn of(&self, container: &ContainerId) -> Option<Layer> {
         self.lock().get(container)?.layer.clone()
+    }
+
+    /// All of them together.
+    pub(super) fn whole(&self, mountpoint: PathBuf) -> cri::FilesystemUsage {
+        let used = self.lock().values().filter_map(|entry| entry.layer.as_ref()).fold(
+            Used::default(),
+            |sum, layer| Used { bytes: sum.bytes + layer.used.bytes, inodes: sum.inodes + layer.used.inodes },
+        );
+        message(Layer { at: now(), mountpoint, used })
     }
 
     /// Measures until the daemon ends. One walk at a time, and nine times as long a rest as it took: the disk belongs
@@ -148,7 +157,7 @@ impl Layers {
 }
 
 /// Adds up what is below. The container changes it meanwhile and may mean harm: no link is followed, no mount entered.
-fn walk(root: &Path, until: Instant) -> Result<Used> {
+pub(in crate::api) fn walk(root: &Path, until: Instant) -> Result<Used> {
     let failed = |errno: Errno| Error::io("measure layer", root.display().to_string(), errno);
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let top = rustix::fs::open(root, flags, Mode::empty()).map_err(failed)?;
@@ -252,6 +261,8 @@ mod tests {
         let told = message(layers.of(&id).unwrap());
         assert_eq!((told.used_bytes.unwrap().value, told.inodes_used.unwrap().value), (5, 2));
         assert_eq!(told.fs_id.unwrap().mountpoint, "/images");
+        let whole = layers.whole("/root".into());
+        assert_eq!((whole.used_bytes.unwrap().value, whole.fs_id.unwrap().mountpoint), (5, "/root".into()));
         layers.note(id.clone(), Err(Error::not_found("measure", "x")), Path::new("/images"));
         assert_eq!(layers.of(&id), None);
     }

@@ -19,6 +19,7 @@ mod stats;
 mod streaming;
 mod view;
 
+pub(super) use self::layers::walk;
 pub use self::{layers::Layers, rates::Rates};
 
 use std::collections::HashMap;

@@ -4,12 +4,22 @@ use berth_cri::berth::{self as api, daemon_server::Daemon};
 use tonic::Request;
 use tracing::info_span;
 
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
 use super::Answer;
 use crate::{
-    api::{Door, VERSION, status::call},
+    Error, Kind, Result,
+    api::{Door, VERSION, cri, status::call},
     cgroup::Mode,
+    image::Share,
     pod::ContainerState,
 };
+
+/// For all containers together.
+const WALK_WITHIN: Duration = Duration::from_secs(30);
 
 /// Given by whoever builds a release; else empty.
 const COMMIT: Option<&str> = option_env!("BERTH_COMMIT");
@@ -28,6 +38,50 @@ impl Daemon for Door {
     async fn info(&self, _: Request<api::InfoRequest>) -> Answer<api::InfoResponse> {
         call(info_span!("rpc", op = "Daemon.Info"), async { Ok(info(self).await) }).await
     }
+
+    async fn disk_usage(&self, _: Request<api::DiskUsageRequest>) -> Answer<api::DiskUsageResponse> {
+        call(info_span!("rpc", op = "Daemon.DiskUsage"), disk_usage(self)).await
+    }
+}
+
+async fn disk_usage(door: &Door) -> Result<api::DiskUsageResponse> {
+    let (images, downloads) = door.images.shares().await?;
+    let listed = door.pods.list();
+    let containers: Vec<(bool, PathBuf)> = listed
+        .iter()
+        .flat_map(|pod| &pod.containers)
+        .map(|container| (container.state == ContainerState::Running, container.upper.clone()))
+        .collect();
+    let walked = tokio::task::spawn_blocking(move || written(&containers)).await;
+    let containers =
+        walked.map_err(|error| Error::new(Kind::Internal, "measure", "containers").because(error))??;
+    let row = |kind: &str, share: Share| api::DiskUsageRow {
+        r#type: kind.into(),
+        total: share.total,
+        active: share.active,
+        bytes: share.bytes,
+        reclaimable_bytes: share.reclaimable_bytes,
+    };
+    Ok(api::DiskUsageResponse {
+        rows: vec![row("images", images), row("containers", containers), row("downloads", downloads)],
+    })
+}
+
+/// What containers have written. Whoever asks waits for the disk, but not for ever.
+fn written(containers: &[(bool, PathBuf)]) -> Result<Share> {
+    let until = Instant::now() + WALK_WITHIN;
+    let mut share = Share { total: containers.len() as u64, ..Share::default() };
+    for (running, upper) in containers {
+        share.active += u64::from(*running);
+        // Removed since it was listed.
+        if !upper.exists() {
+            continue;
+        }
+        let used = cri::walk(upper, until)?;
+        share.bytes += used.bytes;
+        share.reclaimable_bytes += if *running { 0 } else { used.bytes };
+    }
+    Ok(share)
 }
 
 async fn info(door: &Door) -> api::InfoResponse {

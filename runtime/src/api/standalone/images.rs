@@ -45,6 +45,63 @@ impl Images for Door {
         let span = info_span!("rpc", op = "Save", image = images.join(" "));
         call(span, save(self, images)).await
     }
+
+    type CheckStream = Flow<api::CheckProgress>;
+    async fn check(&self, request: Request<api::CheckRequest>) -> Answer<Self::CheckStream> {
+        let repair = if request.into_inner().repair { image::Repair::Yes } else { image::Repair::No };
+        call(info_span!("rpc", op = "Images.Check"), async { Ok(check(self, repair)) }).await
+    }
+
+    async fn prune(&self, request: Request<api::PruneRequest>) -> Answer<api::PruneResponse> {
+        let unused = if request.into_inner().all { image::Unused::Any } else { image::Unused::Untagged };
+        let pruned = async {
+            let image::Pruned { images, downloads, bytes } = self.images.prune(unused).await?;
+            Ok(api::PruneResponse { images, downloads, bytes })
+        };
+        call(info_span!("rpc", op = "Images.Prune"), pruned).await
+    }
+}
+
+fn check(door: &Door, repair: image::Repair) -> Flow<api::CheckProgress> {
+    let (sender, receiver) = mpsc::channel(BACKLOG);
+    let (teller, mut findings) = mpsc::channel(BACKLOG);
+    let images = door.images.clone();
+    tokio::spawn(async move {
+        let forward = async {
+            while let Some(found) = findings.recv().await {
+                let event = api::check_progress::Event::Finding(finding(found));
+                if sender.send(Ok(api::CheckProgress { event: Some(event) })).await.is_err() {
+                    // Nobody listens: the check ends where it can't tell any more.
+                    findings.close();
+                }
+            }
+        };
+        let (checked, ()) = tokio::join!(images.check(repair, teller), forward);
+        let last = match checked {
+            Ok(checked) => {
+                let event = api::check_progress::Event::Done(api::CheckDone {
+                    images: checked.images,
+                    layers: checked.layers,
+                    bytes: checked.bytes,
+                    problems: checked.problems,
+                    repaired: checked.repaired,
+                });
+                Ok(api::CheckProgress { event: Some(event) })
+            }
+            Err(error) => Err(told(&error)),
+        };
+        sender.send(last).await.ok();
+    });
+    Box::pin(ReceiverStream::new(receiver))
+}
+
+fn finding(found: image::Finding) -> api::CheckFinding {
+    let (outcome, message) = match found.outcome {
+        image::Outcome::Found => (api::check_finding::Outcome::Found, String::new()),
+        image::Outcome::Repaired(how) => (api::check_finding::Outcome::Repaired, how),
+        image::Outcome::Unrepaired(why) => (api::check_finding::Outcome::Unrepaired, why),
+    };
+    api::CheckFinding { object: found.object, problem: found.problem, outcome: outcome.into(), message }
 }
 
 fn pull(door: &Door, request: api::PullRequest) -> Result<Flow<api::PullProgress>> {
@@ -62,6 +119,7 @@ fn pull(door: &Door, request: api::PullRequest) -> Result<Flow<api::PullProgress
         reference: request.reference,
         auth,
         plain_http: request.plain_http,
+        namespace: None,
         progress: Some(progress),
     };
     let (sender, receiver) = mpsc::channel(BACKLOG);

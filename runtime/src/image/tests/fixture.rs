@@ -31,7 +31,13 @@ pub(super) struct Made {
 
 /// A pull without credentials of its own.
 pub(super) fn request(reference: &str) -> PullRequest {
-    PullRequest { reference: reference.to_owned(), auth: None, plain_http: false, progress: None }
+    PullRequest {
+        reference: reference.to_owned(),
+        auth: None,
+        plain_http: false,
+        namespace: None,
+        progress: None,
+    }
 }
 
 /// Two layers, the first of 20,000 bytes that hardly compress.
@@ -39,6 +45,15 @@ pub(super) fn app() -> Made {
     let noise: String =
         (0u32..20_000).map(|n| char::from(33 + (n.wrapping_mul(2_654_435_761) >> 26) as u8)).collect();
     Made::new("app", &[&[("base", &noise)], &[("app", "12345")]])
+}
+
+/// A layer of a MiB that is no tar: for pulls that don't come so far.
+pub(super) fn noise() -> Vec<u8> {
+    vec![7; 1 << 20]
+}
+
+pub(super) fn noise_id() -> Digest {
+    Digest::of(&noise())
 }
 
 /// The path of one of its blobs in a registry.
@@ -194,7 +209,12 @@ impl Place {
 }
 
 pub(super) fn settings() -> config::Registry {
-    config::Registry { stall_seconds: 1, config_path: Vec::new(), ..config::Registry::default() }
+    config::Registry {
+        stall_seconds: 1,
+        config_path: Vec::new(),
+        policy_dir: PathBuf::new(),
+        ..config::Registry::default()
+    }
 }
 
 pub(super) fn tar_up(files: &[(String, Vec<u8>)]) -> Vec<u8> {

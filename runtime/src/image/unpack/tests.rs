@@ -112,7 +112,7 @@ fn unpack_blob(blob: &[u8], diff_id: &Digest) -> Unpacked {
     fs::create_dir(&directory).unwrap();
     fs::write(place.path().join("victim"), "untouched").unwrap();
     fs::write(directory.join("blob"), blob).unwrap();
-    let result = unpack(&directory.join("blob"), diff_id, &directory);
+    let result = unpack(&directory.join("blob"), diff_id, &directory, 1 << 30);
     Unpacked { place, result }
 }
 
@@ -205,11 +205,49 @@ fn malformed_entries_are_refused() {
         (Layer::new().pax(&[("path", &[b'/'; 5000])]).file("x", ""), "4095"),
         (Layer::new().pax(&[("uid", b"4294967295")]).file("x", ""), "out of range"),
         (Layer::new().directory("d").entry("l", b'1', "d", b""), "hard link to a directory"),
+        (Layer::new().entry("l", b'1', "absent", b""), "does not hold"),
+        (Layer::new().entry("l", b'1', "../victim", b""), "may lead out"),
+        (Layer::new().pax(&[("size", b"-1")]).file("x", "12345"), "number is malformed"),
+        (Layer::new().pax(&[("size", b"9999")]).file("x", "12345"), "cut short"),
     ];
     for (layer, cause) in rows {
         let unpacked = unpack_layer(layer);
         assert!(unpacked.error().contains(cause), "{cause}: {}", unpacked.error());
         assert_eq!(unpacked.result.unwrap_err().kind, Kind::Invalid, "{cause}");
+    }
+}
+
+#[test]
+fn odd_entries_are_taken_as_they_are() {
+    let unpacked = unpack_layer(
+        Layer::new()
+            .file("readme", "small")
+            .file("README", "large")
+            .pax(&[("mtime", b"-1.5")])
+            .file("before", "1970")
+            .pax(&[("size", b"3")])
+            .file("sized", "abc")
+            .file("changes", "file")
+            .directory("changes")
+            .file("changes/inner", "x"),
+    );
+    unpacked.result.as_ref().unwrap();
+    assert_eq!((unpacked.text("readme"), unpacked.text("README")), ("small".into(), "large".into()));
+    let before = fs::symlink_metadata(unpacked.fs("before")).unwrap();
+    assert_eq!((before.mtime(), before.mtime_nsec()), (-2, 500_000_000));
+    assert_eq!((unpacked.text("sized"), unpacked.text("changes/inner")), ("abc".into(), "x".into()));
+}
+
+#[test]
+fn attributes_that_no_file_system_takes_are_refused_in_words() {
+    for (key, value) in
+        [("SCHILY.xattr.user.big", vec![b'x'; 70_000]), ("SCHILY.xattr.nonsense", b"x".to_vec())]
+    {
+        let unpacked = unpack_layer(Layer::new().pax(&[(key, &value)]).file("x", ""));
+        if unpacked.result.is_err() {
+            assert!(unpacked.error().contains('x'), "{}", unpacked.error());
+        }
+        assert_eq!(fs::read_to_string(unpacked.place.path().join("victim")).unwrap(), "untouched");
     }
 }
 
@@ -371,7 +409,7 @@ fn a_full_disk_is_exhausted_and_names_the_path() {
     fs::create_dir(&directory).unwrap();
     let tar = Layer::new().file("big", &"x".repeat(1 << 20)).end();
     fs::write(directory.join("blob"), gzip(&tar)).unwrap();
-    let error = unpack(&directory.join("blob"), &Digest::of(&tar), &directory).unwrap_err();
+    let error = unpack(&directory.join("blob"), &Digest::of(&tar), &directory, 1 << 30).unwrap_err();
     assert_eq!(error.kind, Kind::Exhausted);
     let place = directory.join("fs/big").display().to_string();
     assert!(error.chain().contains(&place) && error.chain().contains("No space left"), "{}", error.chain());
