@@ -52,6 +52,9 @@ pub(super) fn pod(op: &'static str, config: &cri::PodSandboxConfig) -> Result<()
     let Some(linux) = &config.linux else { return Ok(()) };
     at.cgroup("config.linux.cgroup_parent", &linux.cgroup_parent)?;
     at.pairs("config.linux.sysctls", &linux.sysctls)?;
+    if linux.sysctls.contains_key("") {
+        return Err(at.refuse("config.linux.sysctls", "a sysctl has no name"));
+    }
     for (field, resources) in [("overhead", &linux.overhead), ("resources", &linux.resources)] {
         if let Some(resources) = resources {
             at.resources(&format!("config.linux.{field}"), resources)?;

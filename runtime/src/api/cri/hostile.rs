@@ -192,6 +192,64 @@ fn container() -> impl Strategy<Value = cri::ContainerConfig> {
     )
 }
 
+fn pod() -> impl Strategy<Value = cri::PodSandboxConfig> {
+    let port = (number(), large(), large(), text()).prop_map(|(protocol, host, container, host_ip)| {
+        let narrow = |port: i64| i32::try_from(port).unwrap_or(i32::MIN);
+        cri::PortMapping { protocol, host_port: narrow(host), container_port: narrow(container), host_ip }
+    });
+    let security = (namespaces(), id(), id(), any::<bool>(), profile()).prop_map(
+        |(namespace_options, run_as_user, run_as_group, privileged, seccomp)| {
+            cri::LinuxSandboxSecurityContext {
+                namespace_options,
+                run_as_user,
+                run_as_group,
+                privileged,
+                seccomp,
+                ..Default::default()
+            }
+        },
+    );
+    let linux = (text(), prop::option::of(security), pairs()).prop_map(
+        |(cgroup_parent, security_context, sysctls)| cri::LinuxPodSandboxConfig {
+            cgroup_parent,
+            security_context,
+            sysctls,
+            ..Default::default()
+        },
+    );
+    let dns = prop::option::of(
+        (texts(), texts(), texts()).prop_map(|(servers, searches, options)| cri::DnsConfig {
+            servers,
+            searches,
+            options,
+        }),
+    );
+    let names = (text(), text(), text(), text(), text());
+    let ports = prop::collection::vec(port, 0..3);
+    (names, pairs(), pairs(), ports, dns, prop::option::of(linux)).prop_map(
+        |(
+            (name, uid, namespace, hostname, log_directory),
+            labels,
+            annotations,
+            port_mappings,
+            dns_config,
+            linux,
+        )| {
+            cri::PodSandboxConfig {
+                metadata: Some(cri::PodSandboxMetadata { name, uid, namespace, attempt: 0 }),
+                hostname,
+                log_directory,
+                dns_config,
+                port_mappings,
+                labels,
+                annotations,
+                linux,
+                ..Default::default()
+            }
+        },
+    )
+}
+
 /// The caller is to blame, and is told for what.
 fn blames(error: &Error) {
     let kinds = [Kind::Invalid, Kind::NotFound, Kind::Unimplemented, Kind::Precondition];
@@ -223,6 +281,16 @@ proptest! {
     #[test]
     fn any_container_comes_to_a_plan_or_to_an_error_of_the_callers(config in container()) {
         if let Err(error) = compiled(&config, &cri::PodSandboxConfig::default()) {
+            blames(&error);
+        }
+    }
+
+    #[test]
+    fn any_pod_comes_to_a_plan_or_to_an_error_of_the_callers(config in pod()) {
+        let planned = check::pod("run pod", &config)
+            .and_then(|()| oci::users_of_pod(&config))
+            .and_then(|_| oci::sandbox_plan(&config, "p1", "/run/p1".into(), None, Default::default()));
+        if let Err(error) = planned {
             blames(&error);
         }
     }

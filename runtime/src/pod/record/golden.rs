@@ -30,7 +30,6 @@ fn pod() -> PodRecord {
         boot_id: "boot".into(),
         overhead: Some(cri::LinuxContainerResources { cpu_shares: 9, ..Default::default() }),
         resources: Some(cri::LinuxContainerResources { cpu_quota: 10, ..Default::default() }),
-        ..Default::default()
     }
 }
 
@@ -45,7 +44,7 @@ fn container() -> ContainerRecord {
             ..Default::default()
         }),
         options: Some(OptionsRecord {
-            restart: Some(launch::Restart { policy: 1, max_retries: 5, ..Default::default() }),
+            restart: Some(launch::Restart { policy: 1, max_retries: 5 }),
             log_max_bytes: 11,
             log_max_files: 12,
             entrypoint: Some("/entry".into()),
@@ -53,7 +52,6 @@ fn container() -> ContainerRecord {
             create_bind_sources: true,
             stop_signal: Some(15),
             pids: Some(-1),
-            ..Default::default()
         }),
         keep_layer: true,
         standalone: Some(berth::ContainerSpec { name: "given".into(), ..Default::default() }),
