@@ -74,6 +74,8 @@ pub fn rules(request: &Request<'_>) -> Result<Vec<Value>> {
         return Ok(vec![json!({"allow": true, "access": "rwm"})]);
     }
     let mut rules = vec![json!({"allow": false, "access": "rwm"})];
+    // Said though every one may: an OCI runtime of the host goes by the document alone.
+    rules.extend(default_nodes().iter().filter_map(|node| rule(node, "rwm")));
     for asked in &request.config.devices {
         let nodes = of_host(request.host, &asked.host_path, &asked.container_path)?;
         rules.extend(nodes.iter().filter_map(|node| rule(node, &asked.permissions)));

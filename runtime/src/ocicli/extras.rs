@@ -26,7 +26,8 @@ impl Extra {
         let v2 = self.v2.iter().flat_map(|file| group.v2.iter().map(move |dir| (dir, file)));
         let mut places = v1.chain(v2).map(|(dir, (name, value))| (dir.join(name), value));
         match places.find(|(path, _)| path.exists()) {
-            Some((path, value)) => groups::write(&path, value),
+            Some((path, value)) => groups::write(&path, value)
+                .map_err(|error| error.hint(format!("linux.resources.{} asks for that", self.what))),
             None => {
                 let files: Vec<&str> = self.v1.iter().chain(&self.v2).map(|(name, _)| *name).collect();
                 Err(Error::new(Kind::Precondition, "limit cgroup", format!("linux.resources.{}", self.what))
