@@ -16,6 +16,7 @@ mod container;
 mod events;
 mod handlers;
 mod image_volumes;
+mod listen;
 mod place;
 mod ports;
 mod publish;

@@ -7,8 +7,9 @@ use tracing::{error, warn};
 
 use super::{
     Rooms,
-    actor::{Pod, listen},
+    actor::Pod,
     blocking, container,
+    listen::listen,
     place::Places,
     record::{self, ContainerRecord},
     state::State,
