@@ -73,13 +73,19 @@ impl<R: Read> Walk<R> {
         Self { stream, left_bytes: 0, padding_bytes: 0 }
     }
 
-    /// The next entry; None at the end of the archive.
+    /// The next entry; None at the end of the archive. A stream that ends between two members is a whole archive, with the
+    /// blocks of zeros that tar(5) asks for or without: so it is for GNU tar and Go, and there are writers that leave them
+    /// out, and the padding of the last member too.
     pub(super) fn next(&mut self) -> io::Result<Option<Entry>> {
         let mut extensions = Extensions::default();
+        let mut announced = false;
         loop {
-            self.skip()?;
-            let Some(header) = self.header()? else { return Ok(None) };
+            let Some(header) = self.skip()?.then(|| self.header()).transpose()?.flatten() else {
+                // A long name or records without what they are for: the member was cut.
+                return if announced { Err(truncated()) } else { Ok(None) };
+            };
             let size = number_in(&header, SIZE)?;
+            announced |= matches!(header.entry_type().as_byte(), b'x' | b'L' | b'K');
             match header.entry_type().as_byte() {
                 b'x' => extensions.pax = parse_pax(&self.extension(size)?)?,
                 // Global records are comments in practice (git archive writes its commit there).
@@ -149,8 +155,8 @@ impl<R: Read> Walk<R> {
     fn header(&mut self) -> io::Result<Option<tar::Header>> {
         let mut block = [0; BLOCK];
         let count = read_full(&mut self.stream, &mut block)?;
-        // Go's reader takes a stream that ends between entries for a whole one; the diff id tells a cut one.
-        if count == 0 || (count == BLOCK && block.iter().all(|byte| *byte == 0)) {
+        // Nothing, or the zeros that end an archive, be it a block of them or less. The diff id tells a cut one.
+        if block[..count].iter().all(|byte| *byte == 0) {
             return Ok(None);
         }
         if count < BLOCK {
@@ -181,15 +187,15 @@ impl<R: Read> Walk<R> {
         Ok(bytes)
     }
 
-    /// Passes what was not read of the last entry.
-    fn skip(&mut self) -> io::Result<()> {
-        let left = self.left_bytes + self.padding_bytes;
+    /// Passes what was not read of the last entry. False where the stream ends in the padding behind it.
+    fn skip(&mut self) -> io::Result<bool> {
+        let (content, padding) = (self.left_bytes, self.padding_bytes);
         (self.left_bytes, self.padding_bytes) = (0, 0);
-        if io::copy(&mut (&mut self.stream).take(left), &mut io::sink())? == left {
-            Ok(())
-        } else {
-            Err(truncated())
+        let mut pass = |bytes| io::copy(&mut (&mut self.stream).take(bytes), &mut io::sink());
+        if pass(content)? < content {
+            return Err(truncated());
         }
+        Ok(pass(padding)? == padding)
     }
 }
 
@@ -394,7 +400,7 @@ mod tests {
             Ok::<_, io::Error>(())
         };
         drain(&good).unwrap();
-        for cut in [1, 511, 513, 1024, 1300] {
+        for cut in [1, 511, 513, 1024, 1111] {
             let error = drain(&good[..cut]).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "cut at {cut}");
         }
@@ -402,6 +408,49 @@ mod tests {
         flipped[0] ^= 1;
         assert!(drain(&flipped).unwrap_err().to_string().contains("checksum"));
         assert!(drain(&[b'x'; 4096]).unwrap_err().to_string().contains("not a tar"));
+    }
+
+    #[test]
+    fn an_archive_may_end_at_any_member_with_no_blocks_of_zeros_and_no_padding() {
+        let mut builder = tar::Builder::new(Vec::new());
+        builder.append(&header("first", tar::EntryType::Regular, 600), &[7; 600][..]).unwrap();
+        builder.append(&header("empty", tar::EntryType::Regular, 0), io::empty()).unwrap();
+        builder.append_pax_extensions([("mtime", &b"1.5"[..])]).unwrap();
+        builder.append(&header("last", tar::EntryType::Regular, 3), &b"abc"[..]).unwrap();
+        let whole = builder.into_inner().unwrap();
+        let names = |bytes: &[u8]| {
+            let (mut walk, mut names) = (Walk::new(bytes), Vec::new());
+            while let Some(entry) = walk.next()? {
+                let mut content = Vec::new();
+                walk.content().read_to_end(&mut content)?;
+                assert_eq!(content.len() as u64, entry.size);
+                names.push(String::from_utf8(entry.path).unwrap());
+            }
+            Ok::<_, io::Error>(names)
+        };
+        // first, its padding; empty; records with their content; last, its padding; zeros.
+        let ends: [(usize, &[&str]); 13] = [
+            (0, &[]),
+            (512 + 600, &["first"]),
+            (512 + 601, &["first"]),
+            (1536, &["first"]),
+            (2048, &["first", "empty"]),
+            (3072 + 512 + 3, &["first", "empty", "last"]),
+            (3072 + 512 + 300, &["first", "empty", "last"]),
+            (4096, &["first", "empty", "last"]),
+            (4096 + 1, &["first", "empty", "last"]),
+            (4096 + 511, &["first", "empty", "last"]),
+            (4096 + 512, &["first", "empty", "last"]),
+            (4096 + 700, &["first", "empty", "last"]),
+            (4096 + 1024, &["first", "empty", "last"]),
+        ];
+        for (end, expected) in ends {
+            assert_eq!(names(&whole[..end]).unwrap(), expected, "ends at {end}");
+        }
+        for inside in [100, 1100, 1600, 2100, 2560, 2600, 3072, 3100, 3585, 3586] {
+            let error = names(&whole[..inside]).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "ends at {inside}");
+        }
     }
 
     #[test]

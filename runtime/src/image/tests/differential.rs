@@ -1,6 +1,6 @@
 //! An odd layer unpacked here and by umoci: the same, file by file.
 
-use std::{fs, io::Write, process::Command};
+use std::{fs, io::Write, path::Path, process::Command};
 
 use serde_json::json;
 
@@ -52,36 +52,68 @@ fn odd() -> Vec<u8> {
     builder.into_inner().unwrap()
 }
 
-fn skip(reason: &str) {
-    let line = format!("skipped: an_odd_layer_is_unpacked_as_umoci_does: {reason}\n");
+fn skip(test: &str, reason: &str) {
+    let line = format!("skipped: {test}: {reason}\n");
     eprint!("{line}");
     if let Some(path) = std::env::var_os("BERTH_SKIPS") {
         fs::File::options().append(true).create(true).open(path).unwrap().write_all(line.as_bytes()).unwrap();
     }
 }
 
-#[tokio::test]
-async fn an_odd_layer_is_unpacked_as_umoci_does() {
-    if Command::new("umoci").arg("--version").output().is_err() {
-        return skip("umoci is not installed");
+fn no_umoci(test: &str) -> bool {
+    let absent = Command::new("umoci").arg("--version").output().is_err();
+    if absent {
+        skip(test, "umoci is not installed");
     }
-    let tar = odd();
-    let made = Made::packed("odd", vec![Digest::of(&tar)], vec![gzip(&tar)]);
-    let place = Place::new().await;
+    absent
+}
+
+/// Writes the image as a layout for umoci, which knows it by `<directory>:v1`.
+fn write_layout(made: &Made, to: &Path) {
     let mut files = made.layout("odd:v1");
     let index = json!({ "schemaVersion": 2, "manifests": [{
         "mediaType": OCI_MANIFEST, "digest": made.manifest, "size": made.blobs[&made.manifest].len(),
         "annotations": { "org.opencontainers.image.ref.name": "v1" },
     }]});
     files.iter_mut().find(|(name, _)| name == "index.json").unwrap().1 = index.to_string().into_bytes();
-    write_directory(&place.path("layout"), &files);
+    write_directory(to, &files);
+}
+
+fn umoci(words: &[&str]) {
+    let done = Command::new("umoci").args(words).output().unwrap();
+    assert!(done.status.success(), "{words:?}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+#[tokio::test]
+async fn an_odd_layer_is_unpacked_as_umoci_does() {
+    if no_umoci("an_odd_layer_is_unpacked_as_umoci_does") {
+        return;
+    }
+    let tar = odd();
+    let made = Made::packed("odd", vec![Digest::of(&tar)], vec![gzip(&tar)]);
+    let place = Place::new().await;
+    write_layout(&made, &place.path("layout"));
     let image = format!("{}:v1", place.path("layout").display());
     let theirs = place.path("theirs");
-    let unpacked =
-        Command::new("umoci").args(["raw", "unpack", "--image", &image]).arg(&theirs).output().unwrap();
-    assert!(unpacked.status.success(), "{}", String::from_utf8_lossy(&unpacked.stderr));
+    umoci(&["raw", "unpack", "--image", &image, theirs.to_str().unwrap()]);
     fs::write(place.path("odd.tar"), tar_up(&made.layout("odd:v1"))).unwrap();
     let images = place.store.import(&place.path("odd.tar"), None).await.unwrap();
     let ours = place.store.hold(&images[0].id, "look").unwrap().lowers.remove(0);
     assert_eq!(compare::difference(&ours, &theirs).unwrap(), None);
+}
+
+/// `umoci insert` leaves an archive's end out, and the padding of its last file.
+#[tokio::test]
+async fn a_layer_that_umoci_inserted_is_taken() {
+    if no_umoci("a_layer_that_umoci_inserted_is_taken") {
+        return;
+    }
+    let place = Place::new().await;
+    write_layout(&Made::new("base", &[&[("base", "base")]]), &place.path("layout"));
+    fs::write(place.path("file"), "of no round size").unwrap();
+    let image = format!("{}:v1", place.path("layout").display());
+    umoci(&["insert", "--image", &image, place.path("file").to_str().unwrap(), "/put/here"]);
+    let images = place.store.import(&place.path("layout"), Some("inserted:v1")).await.unwrap();
+    let top = place.store.hold(&images[0].id, "look").unwrap().lowers.remove(0);
+    assert_eq!(fs::read_to_string(top.join("put/here")).unwrap(), "of no round size");
 }
