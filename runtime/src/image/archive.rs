@@ -113,7 +113,7 @@ fn spool(inner: &Inner, file: File, shown: &str) -> Result<Files> {
         Some(_) => Error::io(OP, shown, error),
         None => Error::new(Kind::Invalid, OP, shown).because(error),
     };
-    let (_, stream) = unpack::unpacked(unpack::buffered(file)).map_err(read)?;
+    let (_, stream) = unpack::unpacked(file).map_err(read)?;
     let scratch = inner.scratch()?;
     let mut names = BTreeMap::new();
     let mut walk = Walk::new(stream);

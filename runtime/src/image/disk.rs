@@ -20,23 +20,30 @@ const RESERVE_BYTES: u64 = 1 << 20;
 
 /// Writes a file so that after a power cut it is the old one or the new one, never half of it.
 pub(super) fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
-    let fail = |error| Error::io("write", path.display().to_string(), error);
-    let directory = path.parent().unwrap_or(Path::new("/"));
+    replace(path, bytes, File::sync_all)?;
+    sync_directory(path.parent().unwrap_or(Path::new("/")))
+}
+
+/// Writes a file that whoever is killed leaves as the old one or the new one. It is the caller's to sync it.
+pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    replace(path, bytes, |_| Ok(()))
+}
+
+fn replace(path: &Path, bytes: &[u8], sync: impl FnOnce(&File) -> io::Result<()>) -> Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
-    let new = directory.join(name);
+    let new = path.with_file_name(name);
     let written = (|| {
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
         file.write_all(bytes)?;
-        file.sync_all()?;
+        sync(&file)?;
         fs::rename(&new, path)
     })();
-    if let Err(error) = written {
+    written.map_err(|error| {
         // The old file is untouched; what is left of the new one is overwritten next time.
         fs::remove_file(&new).ok();
-        return Err(fail(error));
-    }
-    sync_directory(directory)
+        Error::io("write", path.display().to_string(), error)
+    })
 }
 
 /// Keeps the file under another name before it is replaced. The new name is the old content or the new one, always whole.
@@ -94,9 +101,13 @@ pub(super) fn files_in(directory: &Path) -> Result<(u64, u64)> {
     Ok(found)
 }
 
-pub(super) fn sync_directory(path: &Path) -> Result<()> {
+pub(super) fn sync_file(path: &Path) -> Result<()> {
     let sync = || File::open(path)?.sync_all();
     sync().map_err(|error| Error::io("sync", path.display().to_string(), error))
+}
+
+pub(super) fn sync_directory(path: &Path) -> Result<()> {
+    sync_file(path)
 }
 
 /// Makes a directory for root only; there already is fine.

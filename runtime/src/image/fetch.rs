@@ -1,4 +1,5 @@
 //! Fetches one layer's blob: streamed to disk, hashed on the way, resumed where a connection or the daemon broke off.
+//! Of a big one several pieces come at once; they are put down in order, so what is there is always a beginning.
 //!
 //! What came so far is a file under `partial/`. It stays after a failure of the network, and goes when its content is wrong
 //! or the disk is full.
@@ -7,6 +8,7 @@ use std::{
     fs::{self, File},
     io::{Seek, SeekFrom, Write},
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -23,8 +25,10 @@ use super::{
     Phase,
     digest::Meter,
     document::Descriptor,
+    growth::Growth,
     install::{self, Watchers, blocking},
-    registry::{Failure, Session, backoff},
+    pieces::{self, Allowance},
+    registry::{Failure, Session, Span, backoff},
     tries::Tries,
 };
 use crate::{Error, Kind, Result};
@@ -37,62 +41,67 @@ const STALLS_MAX: u32 = 2;
 const AHEAD: usize = 16;
 const TELL_EVERY: Duration = Duration::from_millis(100);
 
+/// What is to be fetched, where to, and who wants to know.
+#[derive(Debug, Clone)]
+pub(super) struct Errand<'a> {
+    pub(super) descriptor: &'a Descriptor,
+    /// What is there already is gone on with.
+    pub(super) to: &'a Path,
+    pub(super) growth: &'a Arc<Growth>,
+    pub(super) pieces: &'a Allowance,
+    pub(super) watchers: &'a Watchers,
+    /// Gives up when this is told.
+    pub(super) stop: watch::Receiver<bool>,
+}
+
 /// How far a blob is.
-struct Transfer<'a> {
-    descriptor: &'a Descriptor,
-    sink: mpsc::Sender<Bytes>,
+pub(super) struct Transfer<'a> {
+    pub(super) descriptor: &'a Descriptor,
+    pub(super) sink: mpsc::Sender<Bytes>,
+    pub(super) bytes: u64,
+    /// None: pieces did not work out.
+    pieces: Option<&'a Allowance>,
     watchers: &'a Watchers,
-    bytes: u64,
     told: Instant,
 }
 
 impl Session {
-    /// Writes the blob to `to`, checked against size and digest; gives up at the stop.
-    pub(super) async fn fetch_layer(
-        &self,
-        descriptor: &Descriptor,
-        to: &Path,
-        watchers: &Watchers,
-        mut stop: watch::Receiver<bool>,
-    ) -> Result<()> {
-        let (path, size) = (to.to_owned(), descriptor.size);
-        let (file, meter) = blocking("open layer", move || open(&path, size)).await?;
+    /// Writes the blob down, checked against size and digest; gives up at the stop.
+    pub(super) async fn fetch_layer(&self, errand: Errand<'_>) -> Result<()> {
+        let (path, size) = (errand.to.to_owned(), errand.descriptor.size);
+        let growth = Arc::clone(errand.growth);
+        let (file, meter) = blocking("open layer", move || open(&path, size, &growth)).await?;
         let resumed = meter.bytes;
         if resumed > 0 {
-            info!(layer = %descriptor.digest, bytes = resumed, "layer resumed");
+            info!(layer = %errand.descriptor.digest, bytes = resumed, "layer resumed");
         }
-        let fetched = self.fetch_into(file, meter, to, descriptor, watchers, &mut stop).await;
+        let fetched = self.fetch_into(file, meter, errand.clone()).await;
         let Err(error) = fetched else { return Ok(()) };
         if matches!(error.kind, Kind::Unavailable | Kind::Cancelled | Kind::Denied | Kind::NotFound) {
             return Err(error);
         }
-        let path = to.to_owned();
+        errand.growth.spoil();
+        let path = errand.to.to_owned();
         blocking("remove layer", move || remove(&path)).await?;
         // What an earlier pull left may be what is wrong.
         if error.kind == Kind::Invalid && resumed > 0 {
-            return Box::pin(self.fetch_layer(descriptor, to, watchers, stop)).await;
+            return Box::pin(self.fetch_layer(errand)).await;
         }
         Err(error)
     }
 
     /// Fetches what the file has not yet.
-    async fn fetch_into(
-        &self,
-        file: File,
-        meter: Meter,
-        to: &Path,
-        descriptor: &Descriptor,
-        watchers: &Watchers,
-        stop: &mut watch::Receiver<bool>,
-    ) -> Result<()> {
+    async fn fetch_into(&self, file: File, meter: Meter, errand: Errand<'_>) -> Result<()> {
+        let Errand { descriptor, to, growth, pieces, watchers, mut stop } = errand;
         let (sink, chunks) = mpsc::channel(AHEAD);
-        let (bytes, path) = (meter.bytes, to.to_owned());
-        let size = descriptor.size;
-        let writing = tokio::spawn(blocking("write layer", move || write(chunks, file, meter, path, size)));
-        let mut transfer = Transfer { descriptor, sink, watchers, bytes, told: Instant::now() };
+        let (bytes, size) = (meter.bytes, descriptor.size);
+        let pen = Pen { file, meter, to: to.to_owned(), size, growth: Arc::clone(growth) };
+        let writing = tokio::spawn(blocking("write layer", move || pen.write(chunks)));
+        let mut transfer =
+            Transfer { descriptor, sink, bytes, pieces: Some(pieces), watchers, told: Instant::now() };
         watchers.layer(descriptor, bytes, Phase::Fetching);
         let fetched = tokio::select! {
-            () = install::stopped(stop) => Err(install::interrupted(descriptor)),
+            () = install::stopped(&mut stop) => Err(install::interrupted(descriptor)),
             fetched = self.fetch(&mut transfer) => fetched,
         };
         drop(transfer);
@@ -111,6 +120,7 @@ impl Session {
         loop {
             let before = transfer.bytes;
             let Err(failure) = self.fetch_rest(transfer).await else { return Ok(()) };
+            transfer.pieces = None;
             let progressed = transfer.bytes > before;
             barren = if progressed { 1 } else { barren + 1 };
             failures += 1;
@@ -133,8 +143,17 @@ impl Session {
         if transfer.bytes == *size {
             return Ok(());
         }
-        let from = (transfer.bytes > 0).then_some(transfer.bytes);
-        let mut response = self.get(&format!("blobs/{digest}"), from).await?;
+        let pieces = transfer.pieces.filter(|_| pieces::is_worth(size - transfer.bytes));
+        let mut response = match pieces {
+            Some(pieces) => match self.fetch_pieces(transfer, pieces).await? {
+                Some(response) => response,
+                None => return Ok(()),
+            },
+            None => {
+                let span = (transfer.bytes > 0).then_some(Span { from: transfer.bytes, to: None });
+                self.get(&format!("blobs/{digest}"), span).await?
+            }
+        };
         // A server without ranges sends all of it again: pass over what we have.
         let mut passed_over = starts_at(&response, transfer)?;
         let mut pace = self.pace();
@@ -159,20 +178,30 @@ impl Session {
 impl Transfer<'_> {
     async fn take(&mut self, chunk: Bytes) -> Result<(), Failure> {
         let Descriptor { digest, size, .. } = self.descriptor;
-        self.bytes += chunk.len() as u64;
-        if self.bytes > *size {
+        let bytes = chunk.len();
+        if self.bytes + bytes as u64 > *size {
             let cause = format!("it has more bytes than the {size} of the manifest");
             return Err(Failure::Lasting(Error::invalid("verify blob", digest.to_string(), cause)));
         }
         if self.sink.send(chunk).await.is_err() {
-            // The writer's own error is returned instead.
-            return Err(Failure::Lasting(Error::new(Kind::Internal, "write layer", digest.to_string())));
+            return Err(self.unwritten());
         }
+        self.note(bytes);
+        Ok(())
+    }
+
+    /// The writer is gone. Its own error is returned instead of this.
+    pub(super) fn unwritten(&self) -> Failure {
+        Failure::Lasting(Error::new(Kind::Internal, "write layer", self.descriptor.digest.to_string()))
+    }
+
+    /// Counts what was sent to the writer.
+    pub(super) fn note(&mut self, bytes: usize) {
+        self.bytes += bytes as u64;
         if self.told.elapsed() >= TELL_EVERY {
             self.told = Instant::now();
             self.watchers.layer(self.descriptor, self.bytes, Phase::Fetching);
         }
-        Ok(())
     }
 }
 
@@ -208,7 +237,7 @@ fn starts_at(response: &Response, transfer: &Transfer<'_>) -> Result<u64, Failur
 }
 
 /// Opens what came of the blob so far, hashed, to be written on behind it.
-fn open(path: &Path, size: u64) -> Result<(File, Meter)> {
+fn open(path: &Path, size: u64, growth: &Growth) -> Result<(File, Meter)> {
     let fail = |error| Error::io("open layer", path.display().to_string(), error);
     let mut file =
         File::options().read(true).write(true).create(true).truncate(false).open(path).map_err(fail)?;
@@ -218,6 +247,7 @@ fn open(path: &Path, size: u64) -> Result<(File, Meter)> {
     }
     meter.read(&mut file).map_err(fail)?;
     file.seek(SeekFrom::Start(meter.bytes)).map_err(fail)?;
+    growth.begin(&file, meter.bytes).map_err(fail)?;
     Ok((file, meter))
 }
 
@@ -225,20 +255,27 @@ fn remove(path: &Path) -> Result<()> {
     fs::remove_file(path).map_err(|error| Error::io("remove", path.display().to_string(), error))
 }
 
-fn write(
-    mut chunks: mpsc::Receiver<Bytes>,
-    mut file: File,
-    mut meter: Meter,
+/// Writes what comes behind what is there.
+struct Pen {
+    file: File,
+    meter: Meter,
     to: PathBuf,
+    /// As the manifest has it.
     size: u64,
-) -> Result<Meter> {
-    while let Some(chunk) = chunks.blocking_recv() {
-        file.write_all(&chunk).map_err(|error| {
-            let missing = size.saturating_sub(meter.bytes);
-            Error::io("write layer", to.display().to_string(), error)
-                .hint(format!("{missing} of its {size} bytes found no room"))
-        })?;
-        meter.update(&chunk);
+    growth: Arc<Growth>,
+}
+
+impl Pen {
+    fn write(mut self, mut chunks: mpsc::Receiver<Bytes>) -> Result<Meter> {
+        while let Some(chunk) = chunks.blocking_recv() {
+            self.file.write_all(&chunk).map_err(|error| {
+                let (missing, size) = (self.size.saturating_sub(self.meter.bytes), self.size);
+                Error::io("write layer", self.to.display().to_string(), error)
+                    .hint(format!("{missing} of its {size} bytes found no room"))
+            })?;
+            self.growth.grew(self.meter.bytes + chunk.len() as u64);
+            self.meter.update(&chunk);
+        }
+        Ok(self.meter)
     }
-    Ok(meter)
 }

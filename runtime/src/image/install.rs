@@ -1,14 +1,23 @@
-//! Brings one image into the store, wherever its bytes come from: layers in parallel, then the name.
+//! Brings one image into the store, wherever its bytes come from: layers in parallel, then one sync, then the name.
+//!
+//! ```text
+//! registry ──chunks──> partial file, digest ──┐ read behind the writer
+//!                                             └─> inflate ──> diff id ──> files below tmp/     one such line per layer
+//! all layers: syncfs ──> rename to layers/ ──> names.json
+//! ```
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     fs::File,
     io::{self, Read, Write},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use futures_util::{StreamExt, stream};
+use futures_util::{
+    StreamExt,
+    stream::{self, FuturesUnordered},
+};
 use oci_spec::image::ImageConfiguration;
 use tokio::sync::{mpsc, watch};
 
@@ -18,7 +27,9 @@ use super::{
     digest::{Digest, Meter},
     disk,
     document::{self, Descriptor, Manifest},
-    layers::{self, Bench, Claimed, Lease},
+    fetch::Errand,
+    growth::{End, Grower, Growth},
+    layers::{self, Bench, Claimed, Haste, Lease, Made},
     names::Naming,
     route::Route,
     store::Inner,
@@ -91,6 +102,13 @@ impl Offer {
             tags: Vec::new(),
             digests: Vec::new(),
         })
+    }
+
+    fn documents(&self) -> Vec<(Digest, Vec<u8>)> {
+        vec![
+            (self.id.clone(), self.config_bytes.clone()),
+            (Digest::of(&self.manifest), self.manifest.clone()),
+        ]
     }
 }
 
@@ -168,23 +186,7 @@ async fn take_in(inner: &Arc<Inner>, offer: Offer, source: Source, watchers: &Wa
     for descriptor in &offer.layers {
         watchers.layer(descriptor, 0, Phase::Waiting);
     }
-    let pairs: Vec<(Descriptor, Digest)> =
-        offer.layers.iter().cloned().zip(offer.diff_ids.iter().cloned()).collect();
-    // The first failure stops the others, and all are waited for: nothing goes on behind the caller's back.
-    let stop = watch::Sender::new(false);
-    let (here, wanted, stopper) = (inner, &source, &stop);
-    let made: Vec<Result<()>> = stream::iter(pairs.into_iter().map(|(descriptor, diff_id)| async move {
-        let made = layer(here, &descriptor, &diff_id, wanted, watchers, stopper.subscribe()).await;
-        if made.is_err() {
-            stopper.send_replace(true);
-        }
-        made
-    }))
-    .buffer_unordered(PARALLEL)
-    .collect()
-    .await;
-    // In the order they ended: the first error is the one that stopped the others.
-    made.into_iter().collect::<Result<()>>()?;
+    bring_layers(inner, &offer, &source, watchers).await?;
     let inner = Arc::clone(inner);
     let naming = Naming {
         id: offer.id,
@@ -198,54 +200,181 @@ async fn take_in(inner: &Arc<Inner>, offer: Offer, source: Source, watchers: &Wa
     blocking("name image", move || inner.name_image(naming)).await
 }
 
-async fn layer(
-    inner: &Arc<Inner>,
-    descriptor: &Descriptor,
-    diff_id: &Digest,
-    source: &Source,
-    watchers: &Watchers,
-    mut stop: watch::Receiver<bool>,
-) -> Result<()> {
-    let claimed = tokio::select! {
-        biased;
-        () = stopped(&mut stop) => return Err(interrupted(descriptor)),
-        claimed = layers::claim(inner, diff_id) => claimed,
-    };
-    let claim = match claimed {
-        Claimed::Present => {
-            watchers.layer(descriptor, descriptor.size, Phase::Present);
-            return Ok(());
+/// Each layer once, the biggest first: so the last one to end is no big one that began late.
+fn in_order(offer: &Offer) -> Vec<(Descriptor, Digest)> {
+    let mut seen = HashSet::new();
+    let pairs = offer.layers.iter().zip(&offer.diff_ids).filter(|(_, diff_id)| seen.insert(*diff_id));
+    let mut pairs: Vec<(Descriptor, Digest)> =
+        pairs.map(|(layer, diff_id)| (layer.clone(), diff_id.clone())).collect();
+    pairs.sort_by_key(|(layer, _)| std::cmp::Reverse(layer.size));
+    pairs
+}
+
+/// Brings what is missing, and makes it durable by one sync, unless somebody else waits for a part of it.
+async fn bring_layers(inner: &Arc<Inner>, offer: &Offer, source: &Source, watchers: &Watchers) -> Result<()> {
+    let here = Arc::clone(inner);
+    let before = Arc::new(blocking("open store", move || here.before()).await?);
+    let haste = Haste::new();
+    // The first failure stops the others, and all are waited for: nothing goes on behind the caller's back.
+    let stop = watch::Sender::new(false);
+    let stopper = &stop;
+    let maker = Maker { inner, source, watchers, haste: &haste };
+    let bring = |(descriptor, diff_id): (Descriptor, Digest)| async move {
+        let made = maker.bring(&descriptor, &diff_id, stopper.subscribe()).await;
+        if made.is_err() {
+            stopper.send_replace(true);
         }
-        Claimed::Mine(claim) => claim,
+        made
     };
-    let bench = blocking("make layer", move || Bench::new(claim)).await?;
-    let brought = match source {
-        Source::Registry(route) => {
-            let partial = inner.partial(&descriptor.digest, diff_id);
-            let fetched = route.fetch_layer(descriptor, &partial, watchers, stop).await;
-            let to = bench.blob();
-            fetched.and_then(|()| {
-                std::fs::rename(&partial, &to)
-                    .map_err(|error| Error::io("rename", partial.display().to_string(), error))
-            })
-        }
-        Source::Tree(tree) => {
-            let (tree, descriptor, to) = (Arc::clone(tree), descriptor.clone(), bench.blob());
-            blocking("copy layer", move || copy_blob(&tree, &descriptor, to)).await
-        }
+    let mut bringing = stream::iter(in_order(offer).into_iter().map(bring)).buffer_unordered(PARALLEL).fuse();
+    let (mut made, mut settling, mut failed) = (Vec::new(), FuturesUnordered::new(), None);
+    let settle = |made: Vec<Made>, documents: Vec<(Digest, Vec<u8>)>| {
+        let (inner, before) = (Arc::clone(inner), Arc::clone(&before));
+        blocking("settle layers", move || {
+            inner.put_documents(&documents)?;
+            inner.settle_all(made, &before)
+        })
     };
-    if brought.is_ok() {
-        watchers.layer(descriptor, descriptor.size, Phase::Unpacking);
+    loop {
+        let waited_for = haste.is_called_for();
+        if waited_for && !made.is_empty() {
+            settling.push(settle(std::mem::take(&mut made), Vec::new()));
+        }
+        tokio::select! {
+            brought = bringing.next() => match brought {
+                Some(Ok(layer)) => made.extend(layer),
+                // In the order they ended: the first error is the one that stopped the others.
+                Some(Err(error)) => drop(failed.get_or_insert(error)),
+                None => break,
+            },
+            Some(settled) = settling.next(), if !settling.is_empty() => {
+                if let Err(error) = settled {
+                    stop.send_replace(true);
+                    failed.get_or_insert(error);
+                }
+            }
+            () = haste.called_for(), if !waited_for => {}
+        }
     }
-    let (digest, size) = (descriptor.digest.clone(), descriptor.size);
-    blocking("unpack layer", move || {
-        // With the error the bench goes too, here where removing files may block.
-        brought?;
-        bench.finish(&digest, size)
+    if failed.is_none() && !made.is_empty() {
+        settling.push(settle(std::mem::take(&mut made), offer.documents()));
+    }
+    while let Some(settled) = settling.next().await {
+        if let Err(error) = settled {
+            failed.get_or_insert(error);
+        }
+    }
+    // Removing many files blocks.
+    blocking("remove layers", move || {
+        drop(made);
+        Ok(())
     })
     .await?;
-    watchers.layer(descriptor, descriptor.size, Phase::Done);
-    Ok(())
+    failed.map_or(Ok(()), Err)
+}
+
+/// Makes the layers of one image.
+#[derive(Clone, Copy)]
+struct Maker<'a> {
+    inner: &'a Arc<Inner>,
+    source: &'a Source,
+    watchers: &'a Watchers,
+    haste: &'a Haste,
+}
+
+impl Maker<'_> {
+    /// Makes a layer, unless it is there.
+    async fn bring(
+        self,
+        descriptor: &Descriptor,
+        diff_id: &Digest,
+        mut stop: watch::Receiver<bool>,
+    ) -> Result<Option<Made>> {
+        let claimed = tokio::select! {
+            biased;
+            () = stopped(&mut stop) => return Err(interrupted(descriptor)),
+            claimed = layers::claim(self.inner, diff_id, self.haste) => claimed,
+        };
+        let claim = match claimed {
+            Claimed::Present => {
+                self.watchers.layer(descriptor, descriptor.size, Phase::Present);
+                return Ok(None);
+            }
+            Claimed::Mine(claim) => claim,
+        };
+        let bench = blocking("make layer", move || Bench::new(claim)).await?;
+        let made = match self.source {
+            Source::Registry(route) => {
+                let partial = self.inner.partial(&descriptor.digest, diff_id);
+                self.pull(route, bench, descriptor, partial, stop).await?
+            }
+            Source::Tree(tree) => {
+                let (tree, descriptor) = (Arc::clone(tree), descriptor.clone());
+                blocking("unpack layer", move || {
+                    copy_blob(&tree, &descriptor, bench.blob())?;
+                    unpack_whole(bench, &descriptor)
+                })
+                .await?
+            }
+        };
+        self.watchers.layer(descriptor, descriptor.size, Phase::Done);
+        Ok(Some(made))
+    }
+
+    /// Fetches a layer's blob, and unpacks it while it comes.
+    async fn pull(
+        self,
+        route: &Route,
+        bench: Bench,
+        descriptor: &Descriptor,
+        partial: PathBuf,
+        stop: watch::Receiver<bool>,
+    ) -> Result<Made> {
+        let growth = Arc::new(Growth::default());
+        let grower = Grower(Arc::clone(&growth));
+        let follower = growth.follow();
+        // The bench comes back: what is half unpacked is removed where that may block.
+        let unpacking = tokio::spawn(blocking("unpack layer", move || {
+            let written = bench.unpack(follower);
+            Ok((bench, written))
+        }));
+        let (pieces, watchers) = (&self.inner.pieces, self.watchers);
+        let errand = Errand { descriptor, to: &partial, growth: &growth, pieces, watchers, stop };
+        let fetched = route.fetch_layer(errand).await;
+        if fetched.is_ok() {
+            growth.end(End::Whole);
+            watchers.layer(descriptor, descriptor.size, Phase::Unpacking);
+        }
+        drop(grower);
+        let unpacked = unpacking.await;
+        let descriptor = descriptor.clone();
+        blocking("unpack layer", move || {
+            let lost = |error| Error::new(Kind::Internal, "unpack layer", "in a task").because(error);
+            let (mut bench, written) = unpacked.map_err(lost)??;
+            fetched?;
+            // What was wrong came anew, so what was made of it counts for nothing.
+            let anew = growth.was_spoiled();
+            if anew {
+                bench = bench.clear()?;
+            }
+            let to = bench.blob();
+            std::fs::rename(&partial, &to)
+                .map_err(|error| Error::io("rename", partial.display().to_string(), error))?;
+            if anew {
+                return unpack_whole(bench, &descriptor);
+            }
+            Ok(bench.done(&descriptor.digest, descriptor.size, written?))
+        })
+        .await
+    }
+}
+
+/// Unpacks the blob that lies on the bench.
+fn unpack_whole(bench: Bench, descriptor: &Descriptor) -> Result<Made> {
+    let path = bench.blob();
+    let blob = File::open(&path).map_err(|error| Error::io("open", path.display().to_string(), error))?;
+    let written = bench.unpack(blob)?;
+    Ok(bench.done(&descriptor.digest, descriptor.size, written))
 }
 
 /// Waits until another layer of the image fails.

@@ -3,14 +3,17 @@
 //! ```text
 //! claim ── Present: use it
 //!       ├─ Busy:    wait until the maker is through, claim again (it may have failed with its credentials)
-//!       └─ Mine:    fetch to scratch/blob, unpack to scratch/fs, syncfs, rename to layers/<number>
+//!       └─ Mine:    fetch, unpack to scratch/fs while it comes; with the pull's other layers: syncfs, rename to layers/<number>
 //! ```
+//! A pull syncs once, for all its layers. Where somebody else waits for one of them it syncs at once: so two pulls that
+//! wait for each other's layers come to their ends.
 
-use std::{fs::File, path::PathBuf, sync::Arc};
+use std::{fs::File, io::Read, path::PathBuf, sync::Arc};
 
 use tokio::sync::watch;
 
 use super::{
+    apply::Written,
     digest::Digest,
     disk::{self, Scratch},
     store::{Inner, Layer},
@@ -50,6 +53,34 @@ impl Drop for Lease {
     }
 }
 
+/// What a pull's claims have in common: whether somebody else waits for one of them, so that its layers are not kept back
+/// for a sync in common.
+#[derive(Debug, Clone)]
+pub(super) struct Haste(Arc<watch::Sender<bool>>);
+
+impl Haste {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(watch::Sender::new(false)))
+    }
+
+    pub(super) fn is_called_for(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    /// Waits until it is.
+    pub(super) async fn called_for(&self) {
+        // The sender is ours, so this ends only with the call.
+        self.0.subscribe().wait_for(|called| *called).await.ok();
+    }
+}
+
+/// A layer that somebody makes.
+#[derive(Debug)]
+pub(super) struct Busy {
+    through: watch::Receiver<()>,
+    haste: Haste,
+}
+
 /// The right and duty to make a layer.
 #[derive(Debug)]
 pub(super) struct Claim {
@@ -72,7 +103,7 @@ pub(super) enum Claimed {
 }
 
 /// Claims a layer; waits while somebody else makes it. The caller has a lease on it.
-pub(super) async fn claim(inner: &Arc<Inner>, diff_id: &Digest) -> Claimed {
+pub(super) async fn claim(inner: &Arc<Inner>, diff_id: &Digest, haste: &Haste) -> Claimed {
     loop {
         let mut busy = {
             let mut state = inner.write();
@@ -80,10 +111,13 @@ pub(super) async fn claim(inner: &Arc<Inner>, diff_id: &Digest) -> Claimed {
                 return Claimed::Present;
             }
             match state.claims.get(diff_id) {
-                Some(busy) => busy.clone(),
+                Some(busy) => {
+                    busy.haste.0.send_replace(true);
+                    busy.through.clone()
+                }
                 None => {
                     let (through, busy) = watch::channel(());
-                    state.claims.insert(diff_id.clone(), busy);
+                    state.claims.insert(diff_id.clone(), Busy { through: busy, haste: haste.clone() });
                     let inner = Arc::clone(inner);
                     return Claimed::Mine(Claim { inner, diff_id: diff_id.clone(), _through: through });
                 }
@@ -99,79 +133,103 @@ pub(super) async fn claim(inner: &Arc<Inner>, diff_id: &Digest) -> Claimed {
 pub(super) struct Bench {
     claim: Claim,
     scratch: Scratch,
-    /// Opened before the first write: syncfs(2) through it reports every write that failed since.
-    before: File,
+}
+
+/// A layer unpacked and verified, and not durable yet. Dropped, it leaves nothing.
+#[derive(Debug)]
+pub(super) struct Made {
+    claim: Claim,
+    scratch: Scratch,
+    blob: Digest,
+    blob_bytes: u64,
+    written: Written,
 }
 
 impl Bench {
     pub(super) fn new(claim: Claim) -> Result<Self> {
         let scratch = claim.inner.scratch()?;
-        let before = File::open(scratch.path())
-            .map_err(|error| Error::io("open", scratch.path().display().to_string(), error))?;
-        Ok(Self { claim, scratch, before })
+        Ok(Self { claim, scratch })
     }
 
-    /// Where the blob is to be written.
+    /// Where the blob is to be.
     pub(super) fn blob(&self) -> PathBuf {
         self.scratch.path().join("blob")
     }
 
-    /// Unpacks the blob, which has the digest and size told, and makes the layer known. Blocks.
-    pub(super) fn finish(self, blob: &Digest, blob_bytes: u64) -> Result<Arc<Layer>> {
-        let Self { claim, scratch, before } = self;
-        let inner = Arc::clone(&claim.inner);
-        let written = unpack::unpack(
-            &scratch.path().join("blob"),
-            &claim.diff_id,
-            scratch.path(),
-            inner.config.layer_max_bytes,
-        )?;
-        let layer = inner.settle(scratch, &before, |number| Layer {
-            number,
-            diff_id: claim.diff_id.clone(),
-            blob: blob.clone(),
-            blob_bytes,
-            bytes: written.bytes,
-            inodes: written.inodes,
-        })?;
-        let wanted = {
-            let mut state = inner.write();
-            state.layers.insert(claim.diff_id.clone(), Arc::clone(&layer));
-            state.leases.contains_key(&claim.diff_id)
-        };
-        // Who waits looks again, now that the layer can be found.
-        drop(claim);
-        if !wanted {
-            // The pull failed on another layer meanwhile and has collected already.
-            inner.collect()?;
-        }
-        Ok(layer)
+    /// Unpacks the blob. Blocks, as long as the stream does.
+    pub(super) fn unpack(&self, blob: impl Read + Send + 'static) -> Result<Written> {
+        let most = self.claim.inner.config.layer_max_bytes;
+        unpack::unpack_from(blob, &self.claim.diff_id, self.scratch.path(), most)
+    }
+
+    /// Throws away what was unpacked, for another try. Blocks.
+    pub(super) fn clear(self) -> Result<Self> {
+        let Self { claim, scratch } = self;
+        drop(scratch);
+        Self::new(claim)
+    }
+
+    /// The layer, whose blob has the digest and size told.
+    pub(super) fn done(self, blob: &Digest, blob_bytes: u64, written: Written) -> Made {
+        let Self { claim, scratch } = self;
+        Made { claim, scratch, blob: blob.clone(), blob_bytes, written }
     }
 }
 
 impl Inner {
-    /// Makes an unpacked layer durable under a number of its own. Nobody knows it yet.
-    pub(super) fn settle(
-        &self,
-        scratch: Scratch,
-        before: &File,
-        layer: impl FnOnce(u64) -> Layer,
-    ) -> Result<Arc<Layer>> {
-        let number = {
-            let mut state = self.write();
-            state.next_layer += 1;
-            state.next_layer - 1
-        };
-        let layer = layer(number);
-        let record = scratch.path().join("layer.json");
-        let json = serde_json::to_vec(&layer)
-            .map_err(|error| Error::new(Kind::Internal, "print", "layer.json").because(error))?;
-        std::fs::write(&record, json)
-            .map_err(|error| Error::io("write", record.display().to_string(), error))?;
+    /// What is written from now on, and could not be, is told by a sync through this.
+    pub(super) fn before(&self) -> Result<File> {
+        let path = &self.places.tmp;
+        File::open(path).map_err(|error| Error::io("open", path.display().to_string(), error))
+    }
+
+    /// Makes layers durable by one sync, and known. `before` was opened before the first write. Blocks.
+    pub(super) fn settle_all(&self, made: Vec<Made>, before: &File) -> Result<()> {
+        let (mut claims, mut layers) = (Vec::new(), Vec::new());
+        for Made { claim, scratch, blob, blob_bytes, written } in made {
+            let layer = Layer {
+                number: self.next_number(),
+                diff_id: claim.diff_id.clone(),
+                blob,
+                blob_bytes,
+                bytes: written.bytes,
+                inodes: written.inodes,
+            };
+            claims.push(claim);
+            layers.push((scratch, layer));
+        }
+        let settled = self.settle(layers, before)?;
+        let mut state = self.write();
+        state.layers.extend(settled.into_iter().map(|layer| (layer.diff_id.clone(), layer)));
+        drop(state);
+        // Who waits looks again, now that the layers can be found.
+        drop(claims);
+        Ok(())
+    }
+
+    pub(super) fn next_number(&self) -> u64 {
+        let mut state = self.write();
+        state.next_layer += 1;
+        state.next_layer - 1
+    }
+
+    /// Makes unpacked layers durable under their numbers. Nobody knows them yet.
+    pub(super) fn settle(&self, layers: Vec<(Scratch, Layer)>, before: &File) -> Result<Vec<Arc<Layer>>> {
+        for (scratch, layer) in &layers {
+            let record = scratch.path().join("layer.json");
+            let json = serde_json::to_vec(layer)
+                .map_err(|error| Error::new(Kind::Internal, "print", "layer.json").because(error))?;
+            std::fs::write(&record, json)
+                .map_err(|error| Error::io("write", record.display().to_string(), error))?;
+        }
         rustix::fs::syncfs(before)
-            .map_err(|error| Error::io("sync layer", scratch.path().display().to_string(), error))?;
-        scratch.settle(&self.layer(&layer))?;
+            .map_err(|error| Error::io("sync layers", self.places.tmp.display().to_string(), error))?;
+        let mut settled = Vec::new();
+        for (scratch, layer) in layers {
+            scratch.settle(&self.layer(&layer))?;
+            settled.push(Arc::new(layer));
+        }
         disk::sync_directory(&self.places.layers)?;
-        Ok(Arc::new(layer))
+        Ok(settled)
     }
 }

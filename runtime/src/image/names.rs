@@ -26,6 +26,20 @@ pub(super) struct Naming {
 }
 
 impl Inner {
+    /// Writes an image's documents down ahead of a sync, which makes them durable with its layers. `name_image` looks after
+    /// them again: who collects meanwhile takes them for unused.
+    pub(super) fn put_documents(&self, documents: &[(Digest, Vec<u8>)]) -> Result<()> {
+        let _writer = self.lock();
+        for (digest, bytes) in documents {
+            let path = self.blob(digest);
+            if !fs::read(&path).is_ok_and(|there| there == *bytes) {
+                disk::write(&path, bytes)?;
+                self.add_document_bytes(bytes.len() as u64);
+            }
+        }
+        Ok(())
+    }
+
     /// Makes the image findable, durably. A tag it takes from another image leaves that one untagged.
     pub(super) fn name_image(&self, naming: Naming) -> Result<Image> {
         let writer = self.lock();
@@ -34,11 +48,14 @@ impl Inner {
             let path = self.blob(digest);
             // Same name, same content; except for a damaged one, which is why it is written again.
             if fs::read(&path).is_ok_and(|there| there == *bytes) {
+                // Perhaps another pull's that is not through. Costs nothing where it is on the disk.
+                disk::sync_file(&path)?;
                 continue;
             }
             disk::write_durably(&path, bytes)?;
             self.add_document_bytes(bytes.len() as u64);
         }
+        disk::sync_directory(&self.places.blobs)?;
         let mut images = self.read().images.clone();
         for (id, entry) in &mut images {
             let taken = |name: &String| naming.tags.contains(name) || naming.digests.contains(name);

@@ -57,6 +57,26 @@ pub(super) struct Session {
     least: u32,
 }
 
+/// Which bytes of a blob are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Span {
+    pub(super) from: u64,
+    /// The last one; None: to the end.
+    pub(super) to: Option<u64>,
+}
+
+impl Span {
+    /// Of one that has an end.
+    pub(super) fn length(self) -> u64 {
+        self.to.map_or(0, |to| to + 1 - self.from)
+    }
+
+    fn header(self) -> HeaderValue {
+        let to = self.to.map(|to| to.to_string()).unwrap_or_default();
+        HeaderValue::from_str(&format!("bytes={}-{to}", self.from)).expect("digits are ASCII")
+    }
+}
+
 /// Why a request did not give what it was to give.
 #[derive(Debug)]
 pub(super) enum Failure {
@@ -218,14 +238,14 @@ impl Session {
     }
 
     /// Sends a GET below the repository, answering a challenge if one comes; gives a success only.
-    pub(super) async fn get(&self, path: &str, from: Option<u64>) -> Result<Response, Failure> {
+    pub(super) async fn get(&self, path: &str, span: Option<Span>) -> Result<Response, Failure> {
         let mut url = self.base.join(path).map_err(|error| {
             Failure::Lasting(Error::new(Kind::Invalid, OP, path.to_owned()).because(error))
         })?;
         if self.host.role == Role::Mirror {
             url.query_pairs_mut().append_pair("ns", &self.reference.registry);
         }
-        let response = self.follow(&url, from).await?;
+        let response = self.follow(&url, span).await?;
         let ours = response.url().origin() == self.base.origin();
         if response.status() != StatusCode::UNAUTHORIZED || !ours {
             return self.judge(response, path).await;
@@ -238,15 +258,15 @@ impl Session {
             Some(value) => *self.authorization.lock().unwrap_or_else(PoisonError::into_inner) = Some(value),
             None => return self.judge(response, path).await,
         }
-        let response = self.follow(&url, from).await?;
+        let response = self.follow(&url, span).await?;
         self.judge(response, path).await
     }
 
     /// Sends a GET and goes where it is sent. What says who we are goes to the host itself only.
-    async fn follow(&self, url: &Url, from: Option<u64>) -> Result<Response, Failure> {
+    async fn follow(&self, url: &Url, span: Option<Span>) -> Result<Response, Failure> {
         let mut url = url.clone();
         for _ in 0..=REDIRECTS_MAX {
-            let response = self.send(&url, from).await?;
+            let response = self.send(&url, span).await?;
             let Some(next) = redirect(&response) else { return Ok(response) };
             let next = next.map_err(|cause| Failure::Lasting(self.unavailable(cause)))?;
             if url.scheme() == "https" && next.scheme() != "https" {
@@ -258,16 +278,15 @@ impl Session {
         Err(Failure::Lasting(self.unavailable("too many redirects".into())))
     }
 
-    async fn send(&self, url: &Url, from: Option<u64>) -> Result<Response, Failure> {
+    async fn send(&self, url: &Url, span: Option<Span>) -> Result<Response, Failure> {
         let ours = url.origin() == self.base.origin();
         let mut headers = if ours { self.host.headers.clone() } else { HeaderMap::new() };
         if url.path().contains("/manifests/") || url.path().contains("/referrers/") {
             let accept = [OCI_INDEX, OCI_MANIFEST, DOCKER_INDEX, DOCKER_MANIFEST].join(", ");
             headers.insert(header::ACCEPT, HeaderValue::from_str(&accept).expect("media types are ASCII"));
         }
-        if let Some(from) = from {
-            let range = HeaderValue::from_str(&format!("bytes={from}-")).expect("digits are ASCII");
-            headers.insert(header::RANGE, range);
+        if let Some(span) = span {
+            headers.insert(header::RANGE, span.header());
         }
         let authorization = self.authorization.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(value) = authorization.filter(|_| ours) {

@@ -10,6 +10,7 @@ use super::{
     check::Condition,
     disk::{self, Scratch},
     document::{Descriptor, OCI_LAYER},
+    fetch::Errand,
     install::{Watchers, blocking},
     pull,
     reference::Reference,
@@ -107,7 +108,16 @@ async fn fetch(inner: &Arc<Inner>, layer: &Arc<Layer>, reference: &str) -> Resul
     };
     let partial = inner.partial(&layer.blob, &layer.diff_id);
     let stop = watch::Sender::new(false);
-    route.fetch_layer(&descriptor, &partial, &Watchers::default(), stop.subscribe()).await?;
+    let (growth, watchers) = (Arc::default(), Watchers::default());
+    let errand = Errand {
+        descriptor: &descriptor,
+        to: &partial,
+        growth: &growth,
+        pieces: &inner.pieces,
+        watchers: &watchers,
+        stop: stop.subscribe(),
+    };
+    route.fetch_layer(errand).await?;
     let (inner, layer) = (Arc::clone(inner), Arc::clone(layer));
     blocking(OP, move || {
         let fresh = inner.scratch()?;
@@ -127,7 +137,11 @@ impl Inner {
     /// newer one counts.
     fn replace(&self, old: &Layer, fresh: Scratch, before: &fs::File) -> Result<()> {
         self.unheld(old)?;
-        let settled = self.settle(fresh, before, |number| Layer { number, ..old.clone() })?;
+        let layer = Layer { number: self.next_number(), ..old.clone() };
+        let settled = self.settle(vec![(fresh, layer)], before)?;
+        let Some(settled) = settled.first().cloned() else {
+            return Err(Error::new(Kind::Internal, OP, old.diff_id.to_string()));
+        };
         let gone: PathBuf = {
             // Holds are made under this lock: none begins between the look and the change.
             let _writer = self.lock();

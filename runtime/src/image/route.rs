@@ -3,12 +3,9 @@
 //! Content is checked against its digest, so it does not matter who gives it. A host that fails hands over to the next;
 //! why it failed is kept, and told when all have failed.
 
-use std::{
-    path::Path,
-    sync::atomic::{AtomicBool, Ordering},
-};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use tokio::sync::{OnceCell, watch};
+use tokio::sync::OnceCell;
 
 use super::{
     PullRequest,
@@ -16,8 +13,9 @@ use super::{
     cosign::Signature,
     digest::Digest,
     document::Descriptor,
+    fetch::Errand,
     hosts::{self, Ability, Host, Role},
-    install::{Watchers, blocking},
+    install::blocking,
     keyring::{self, Known},
     reference::{Reference, Version},
     registry::{Resolved, Session},
@@ -119,19 +117,13 @@ impl Route {
         if answered { Ok(Vec::new()) } else { Err(attempts.error(&self.reference)) }
     }
 
-    /// Writes the layer's blob to `to`, checked; goes on with what is there already. After a failure of the network what
+    /// Writes the layer's blob down, checked; goes on with what is there already. After a failure of the network what
     /// came so far stays for the next try.
-    pub(super) async fn fetch_layer(
-        &self,
-        descriptor: &Descriptor,
-        to: &Path,
-        watchers: &Watchers,
-        stop: watch::Receiver<bool>,
-    ) -> Result<()> {
+    pub(super) async fn fetch_layer(&self, errand: Errand<'_>) -> Result<()> {
         let mut attempts = Attempts::default();
         for station in self.stations(|host| host.pulls) {
             let fetched = match self.session(station).await {
-                Ok(session) => session.fetch_layer(descriptor, to, watchers, stop.clone()).await,
+                Ok(session) => session.fetch_layer(errand.clone()).await,
                 Err(error) => Err(error),
             };
             match fetched {

@@ -12,7 +12,7 @@
 //!   tmp/              everything else unfinished; swept at open
 //! ```
 //!
-//! A layer is durable before it is renamed out of tmp/, and an image is named after all its layers are. So
+//! A layer is durable before it is renamed out of tmp/ (one syncfs for all of a pull), and an image is named after all its layers are. So
 //! whatever is named is whole, and whatever is not named nor held nor leased is garbage.
 //! Locks: `writer` before `state`; `state` is never held over a system call that waits for the disk.
 
@@ -24,14 +24,15 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::{
     FsUsage, Image,
     digest::Digest,
     disk::{self, Scratch},
+    layers::Busy,
     open,
+    pieces::Allowance,
     pull::Pulls,
 };
 use crate::{Error, Kind, Result, config};
@@ -56,6 +57,7 @@ pub(super) struct Inner {
     pub(super) places: Places,
     pub(super) config: config::Registry,
     pub(super) pulls: Pulls,
+    pub(super) pieces: Allowance,
     /// One change of the disk's records at a time.
     writer: Mutex<()>,
     state: RwLock<State>,
@@ -70,7 +72,7 @@ pub(super) struct State {
     /// Layers that a pull or a save relies on, and how many do.
     pub(super) leases: HashMap<Digest, usize>,
     /// Layers being made; the channel closes when the maker is through.
-    pub(super) claims: HashMap<Digest, watch::Receiver<()>>,
+    pub(super) claims: HashMap<Digest, Busy>,
     pub(super) next_layer: u64,
     /// Bytes of blobs/.
     pub(super) documents_bytes: u64,
@@ -159,6 +161,7 @@ impl Inner {
             places,
             config,
             pulls: Pulls::default(),
+            pieces: Allowance::default(),
             writer: Mutex::new(()),
             state: RwLock::new(state),
         };

@@ -155,8 +155,8 @@ impl<R: Read> Walk<R> {
     fn header(&mut self) -> io::Result<Option<tar::Header>> {
         let mut block = [0; BLOCK];
         let count = read_full(&mut self.stream, &mut block)?;
-        // Nothing, or the zeros that end an archive, be it a block of them or less. The diff id tells a cut one.
-        if block[..count].iter().all(|byte| *byte == 0) {
+        // Nothing, or one of the blocks of zeros that end an archive. The diff id tells a cut one.
+        if count == 0 || (count == BLOCK && block.iter().all(|byte| *byte == 0)) {
             return Ok(None);
         }
         if count < BLOCK {
@@ -429,7 +429,7 @@ mod tests {
             Ok::<_, io::Error>(names)
         };
         // first, its padding; empty; records with their content; last, its padding; zeros.
-        let ends: [(usize, &[&str]); 13] = [
+        let ends: [(usize, &[&str]); 11] = [
             (0, &[]),
             (512 + 600, &["first"]),
             (512 + 601, &["first"]),
@@ -438,8 +438,6 @@ mod tests {
             (3072 + 512 + 3, &["first", "empty", "last"]),
             (3072 + 512 + 300, &["first", "empty", "last"]),
             (4096, &["first", "empty", "last"]),
-            (4096 + 1, &["first", "empty", "last"]),
-            (4096 + 511, &["first", "empty", "last"]),
             (4096 + 512, &["first", "empty", "last"]),
             (4096 + 700, &["first", "empty", "last"]),
             (4096 + 1024, &["first", "empty", "last"]),
@@ -447,7 +445,7 @@ mod tests {
         for (end, expected) in ends {
             assert_eq!(names(&whole[..end]).unwrap(), expected, "ends at {end}");
         }
-        for inside in [100, 1100, 1600, 2100, 2560, 2600, 3072, 3100, 3585, 3586] {
+        for inside in [100, 1100, 1600, 2100, 2560, 2600, 3072, 3100, 3585, 3586, 4097, 4607] {
             let error = names(&whole[..inside]).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "ends at {inside}");
         }

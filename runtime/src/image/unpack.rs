@@ -2,19 +2,20 @@
 
 use std::{
     fs::File,
-    io::{self, BufRead, BufReader, Read},
+    io::{self, BufReader, Read},
     path::Path,
 };
 
 use super::{
     apply::{Applier, Written},
     digest::{Digest, Metered},
-    tarball::Walk,
+    tarball::{self, Walk},
 };
 use crate::{Error, Kind, Result};
 
 const OP: &str = "unpack layer";
 const READ_BYTES: usize = 256 << 10;
+const MAGIC_BYTES: usize = 4;
 
 /// How a stream is packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,9 +40,14 @@ impl Packing {
 
 /// Opens a stream of any packing for reading.
 pub(super) fn unpacked(
-    mut stream: impl BufRead + Send + 'static,
+    mut stream: impl Read + Send + 'static,
 ) -> io::Result<(Packing, Box<dyn Read + Send>)> {
-    let packing = Packing::of(stream.fill_buf()?);
+    // A stream may begin with a single byte.
+    let mut magic = vec![0; MAGIC_BYTES];
+    let count = tarball::read_full(&mut stream, &mut magic)?;
+    magic.truncate(count);
+    let packing = Packing::of(&magic);
+    let stream = BufReader::with_capacity(READ_BYTES, io::Cursor::new(magic).chain(stream));
     Ok((
         packing,
         match packing {
@@ -50,10 +56,6 @@ pub(super) fn unpacked(
             Packing::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(stream)?),
         },
     ))
-}
-
-pub(super) fn buffered(file: File) -> BufReader<File> {
-    BufReader::with_capacity(READ_BYTES, file)
 }
 
 /// Ends what inflates beyond a bound.
@@ -80,12 +82,22 @@ impl<R: Read> Read for Bounded<R> {
     }
 }
 
-/// Unpacks the blob to `directory/fs` and checks the diff id; the tar has `most` bytes or fewer. What a failure leaves goes
-/// with the directory.
+/// Unpacks the blob to `directory/fs`, as `unpack_from` does.
 pub(super) fn unpack(blob: &Path, diff_id: &Digest, directory: &Path, most: u64) -> Result<Written> {
-    let read = |error: io::Error| damaged(diff_id, error);
     let file = File::open(blob).map_err(|error| Error::io("open", blob.display().to_string(), error))?;
-    let (_, stream) = unpacked(buffered(file)).map_err(read)?;
+    unpack_from(file, diff_id, directory, most)
+}
+
+/// Unpacks a blob to `directory/fs` and checks the diff id; the tar has `most` bytes or fewer. What a failure leaves goes
+/// with the directory.
+pub(super) fn unpack_from(
+    blob: impl Read + Send + 'static,
+    diff_id: &Digest,
+    directory: &Path,
+    most: u64,
+) -> Result<Written> {
+    let read = |error: io::Error| damaged(diff_id, error);
+    let (_, stream) = unpacked(blob).map_err(read)?;
     let mut applier = Applier::new(directory)?;
     let mut walk = Walk::new(Metered::new(Bounded { inner: stream, most, left: most }));
     while let Some(entry) = walk.next().map_err(read)? {

@@ -1,11 +1,14 @@
 //! Pulls from registries that behave and from those that don't.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use super::{
-    fixture::{Place, app, blob, request},
+    fixture::{Made, Place, app, blob, request},
     server::{Fault, Request, Server},
 };
 use crate::{
@@ -108,6 +111,82 @@ async fn cuts_and_errors_on_the_way_are_overcome_by_ranges() {
         assert_eq!(ranges(server.asked(&path))[..expected.len()], *expected, "{faults:?}");
         assert_eq!(place.count("tmp"), 0);
     }
+}
+
+/// An image of one layer that is worth pieces: 18 MiB that don't compress.
+fn big() -> Made {
+    let mut state = 1u64;
+    let noise = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        char::from(32 + (state >> 58) as u8)
+    });
+    let noise: String = noise.take(24 << 20).collect();
+    Made::new("big", &[&[("big", &noise)]])
+}
+
+#[tokio::test]
+async fn a_big_layer_comes_in_pieces_and_in_one_stream_where_they_fail() {
+    let made = big();
+    let (path, size) = (blob(&made.layers[0]), made.blobs[&made.layers[0]].len());
+    let piece = 4 << 20;
+    let honest = Fault::Wait(Duration::ZERO);
+    assert!(size > 4 * piece, "{size}");
+    let pull = async |faults: &[Fault]| {
+        let (place, server) = (Place::new().await, Server::new().await);
+        let reference = server.offer(&made, "v1");
+        server.fault(path.clone(), faults);
+        let image = place.store.pull(request(&reference)).await.unwrap();
+        assert_eq!(image.size_bytes, 24 << 20);
+        assert_eq!((place.count("tmp"), place.count("partial")), (0, 0));
+        server.asked(&path).iter().map(|request| (request.range, request.range_end)).collect::<Vec<_>>()
+    };
+    let mut asked = pull(&[]).await;
+    asked.sort_unstable();
+    let ends = (0..size).step_by(piece).map(|from| (Some(from), Some((from + piece).min(size) - 1)));
+    assert_eq!(asked, ends.collect::<Vec<_>>());
+    // All of it, at once.
+    assert_eq!(pull(&[Fault::NoRanges]).await, [(Some(0), Some(piece - 1))]);
+    // It knows ranges only with an open end.
+    let refused = [Fault::Status("416 Range Not Satisfiable")];
+    assert_eq!(pull(&refused).await, [(Some(0), Some(piece - 1)), (None, None)]);
+    // What came of a piece that was cut, and of those before it, is not fetched again.
+    let asked = pull(&[honest.clone(), Fault::CutAfter(100_000)]).await;
+    let cut = asked.iter().skip(1).map(|(from, _)| from.unwrap()).min().unwrap() + 100_000;
+    assert!(asked.contains(&(Some(cut), None)) || asked.last().unwrap().1.is_none(), "{asked:?}");
+    // A piece of another place, or of something else, is no piece.
+    let (place, server) = (Place::new().await, Server::new().await);
+    let reference = server.offer(&made, "v1");
+    server.shelf.lock().unwrap().answers.get_mut(&path).unwrap().truncate(size - 1);
+    let error = place.store.pull(request(&reference)).await.unwrap_err();
+    assert!(error.chain().contains("the manifest says"), "{}", error.chain());
+}
+
+#[tokio::test]
+async fn a_layer_that_another_pull_waits_for_is_not_kept_back_for_the_rest() {
+    let (place, server) = (Place::new().await, Server::new().await);
+    let slow = Made::new("slow", &[&[("base", "base")], &[("slow", "slow")]]);
+    let quick = Made::new("quick", &[&[("base", "base")], &[("quick", "quick")]]);
+    let (first, second) = (server.offer(&slow, "slow"), server.offer(&quick, "quick"));
+    let told = Arc::new(Notify::new());
+    server.fault(blob(&slow.layers[1]), &[Fault::Until(Arc::clone(&told))]);
+    let (sender, mut receiver) = mpsc::channel(1000);
+    let store = place.store.clone();
+    let going =
+        tokio::spawn(
+            async move { store.pull(PullRequest { progress: Some(sender), ..request(&first) }).await },
+        );
+    let base = slow.layers[0].to_string();
+    while let Some(progress) = receiver.recv().await {
+        if matches!(&progress, Progress::Layer { digest, phase: Phase::Done, .. } if *digest == base) {
+            break;
+        }
+    }
+    place.store.pull(request(&second)).await.unwrap();
+    assert_eq!(server.asked(&blob(&slow.layers[0])).len(), 1, "it is fetched once");
+    assert!(!going.is_finished());
+    told.notify_one();
+    going.await.unwrap().unwrap();
+    assert_eq!(place.count("layers"), 3);
 }
 
 #[tokio::test]

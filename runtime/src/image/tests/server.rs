@@ -9,6 +9,7 @@ use std::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    sync::Notify,
     task::JoinHandle,
 };
 
@@ -30,6 +31,8 @@ pub(super) enum Fault {
     Redirect(String),
     NoRanges,
     Wait(Duration),
+    /// Honestly, once this is told.
+    Until(Arc<Notify>),
 }
 
 #[derive(Debug, Default)]
@@ -44,7 +47,9 @@ pub(super) struct Shelf {
 #[derive(Debug, Clone)]
 pub(super) struct Request {
     pub(super) path: String,
+    /// From where on; and the last one, where it is told.
     pub(super) range: Option<usize>,
+    pub(super) range_end: Option<usize>,
     pub(super) authorization: Option<String>,
     /// As it came.
     pub(super) head: String,
@@ -153,6 +158,10 @@ async fn serve(mut stream: TcpStream, shelf: Arc<Mutex<Shelf>>) -> Option<()> {
             tokio::time::sleep(time).await;
             answer(&mut stream, &request, body, None).await
         }
+        Some(Fault::Until(told)) => {
+            told.notified().await;
+            answer(&mut stream, &request, body, None).await
+        }
         other => answer(&mut stream, &request, body, other).await,
     }
 }
@@ -168,14 +177,16 @@ async fn answer(
         let head = format!("HTTP/1.1 404 Not Found\r\nContent-Length: {}\r\n\r\n{text}", text.len());
         return stream.write_all(head.as_bytes()).await.ok();
     };
-    let from = if matches!(fault, Some(Fault::NoRanges)) { 0 } else { request.range.unwrap_or(0) };
-    let status = if from > 0 { "206 Partial Content" } else { "200 OK" };
-    let range = format!("Content-Range: bytes {from}-{}/{}\r\n", body.len() - 1, body.len());
-    let rest = &body[from..];
+    let asked = request.range.filter(|_| !matches!(fault, Some(Fault::NoRanges)));
+    let from = asked.unwrap_or(0);
+    let last = request.range_end.filter(|_| asked.is_some()).unwrap_or(body.len() - 1);
+    let status = if asked.is_some() { "206 Partial Content" } else { "200 OK" };
+    let range = format!("Content-Range: bytes {from}-{last}/{}\r\n", body.len());
+    let rest = &body[from..=last];
     let head = format!(
         "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n{}\r\n",
         rest.len(),
-        if from > 0 { range.as_str() } else { "" },
+        if asked.is_some() { range.as_str() } else { "" },
     );
     stream.write_all(head.as_bytes()).await.ok()?;
     match fault {
@@ -202,8 +213,11 @@ fn header(head: &str, name: &str) -> Option<String> {
 }
 
 fn parse(head: &str) -> Request {
-    let range = header(head, "range").map(|range| range["bytes=".len()..range.len() - 1].parse().unwrap());
+    let range = header(head, "range").map(|range| range["bytes=".len()..].to_owned());
+    let (from, to) = range.as_deref().and_then(|range| range.split_once('-')).unzip();
+    let range = from.map(|from| from.parse().unwrap());
+    let range_end = to.filter(|to| !to.is_empty()).map(|to| to.parse().unwrap());
     let path = head.split(' ').nth(1).unwrap().to_owned();
     let authorization = header(head, "authorization");
-    Request { path, range, authorization, head: head.to_owned(), body: String::new() }
+    Request { path, range, range_end, authorization, head: head.to_owned(), body: String::new() }
 }
