@@ -29,6 +29,9 @@ const LONGEST: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Kubelet {
     pub runtime: RuntimeServiceClient<Channel>,
+    /// What `runtime` sends by.
+    #[allow(dead_code)] // The demo has no use for it.
+    pub channel: Channel,
 }
 
 impl Kubelet {
@@ -45,7 +48,7 @@ impl Kubelet {
         let endpoint = Endpoint::from_static("http://localhost").timeout(LONGEST);
         let channel = endpoint.connect_with_connector(connector).await;
         let channel = channel.map_err(|error| format!("connect to {address}: {}", chain(&error)))?;
-        Ok(Self { runtime: RuntimeServiceClient::new(channel) })
+        Ok(Self { runtime: RuntimeServiceClient::new(channel.clone()), channel })
     }
 
     /// Makes the log directory, as a kubelet does, and runs the pod.

@@ -25,6 +25,8 @@ mod poll;
 mod programs;
 mod registry;
 mod skip;
+pub mod sockets;
+pub mod spdy;
 mod tool;
 pub mod web;
 

@@ -9,7 +9,10 @@ use std::{
 
 use berth_tests::{required, skip};
 use prost::Message;
-use prost_types::{DescriptorProto, EnumDescriptorProto, FileDescriptorProto, FileDescriptorSet};
+use prost_types::{
+    DescriptorProto, EnumDescriptorProto, FileDescriptorProto, FileDescriptorSet,
+    field_descriptor_proto::Label,
+};
 
 /// The version that `cri.proto` follows.
 const MODULE: &str = "k8s.io/cri-api@v0.37.2";
@@ -79,6 +82,25 @@ fn the_facts_of_a_file_are_all_there() {
     // 37 of the runtime, 6 of the images (StreamImages among them).
     let calls = facts.keys().filter(|name| name.contains("Service.")).count();
     assert_eq!(calls, 43, "{:?}", facts.keys().filter(|name| name.contains("Service.")).collect::<Vec<_>>());
+}
+
+/// What `berth_cri::Items` is sent for has one field, a list, of that number: nothing that a later CRI adds is left out.
+#[test]
+fn the_lists_that_are_sent_as_bytes_hold_one_list_and_nothing_else() {
+    let ours = FileDescriptorSet::decode(berth_cri::DESCRIPTORS).expect("the build made the descriptors");
+    let rows = [
+        ("ListContainersResponse", ".runtime.v1.Container"),
+        ("ListPodSandboxResponse", ".runtime.v1.PodSandbox"),
+        ("StreamContainersResponse", ".runtime.v1.Container"),
+        ("StreamPodSandboxesResponse", ".runtime.v1.PodSandbox"),
+    ];
+    for (name, item) in rows {
+        let message = file_of(&ours).message_type.iter().find(|message| message.name() == name);
+        let fields = &message.expect("the file has the message").field;
+        let fields: Vec<_> =
+            fields.iter().map(|field| (field.number(), field.label(), field.type_name())).collect();
+        assert_eq!(fields, [(1, Label::Repeated, item)], "{name}");
+    }
 }
 
 /// The module's directory in Go's cache, fetched by Go's own client if it is not there yet.

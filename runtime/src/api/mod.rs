@@ -43,6 +43,7 @@ pub struct Door {
     tickets: Tickets,
     rates: cri::Rates,
     layers: cri::Layers,
+    lists: cri::Lists,
     /// True once the daemon is to end: streams that have no end of their own end then.
     ending: watch::Sender<bool>,
 }
@@ -58,6 +59,7 @@ impl Door {
             tickets,
             rates: cri::Rates::default(),
             layers: cri::Layers::default(),
+            lists: cri::Lists::default(),
             ending: watch::Sender::new(false),
         }
     }

@@ -14,7 +14,9 @@ mod node;
 mod observe;
 mod pods;
 mod security;
+mod spdy;
 mod streaming;
+mod together;
 mod users;
 mod volumes;
 

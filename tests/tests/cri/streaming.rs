@@ -1,113 +1,22 @@
-//! Exec, attach and port-forward: the URLs that CRI gives, and WebSocket at them by a client of a few lines. SPDY is
-//! critest's and the unit tests' business.
+//! Exec and attach: the URLs that CRI gives, and WebSocket at them by a client of a few lines. SPDY and port-forward: spdy.rs.
 
 use std::{
     fs,
     io::{Read, Write},
-    net::TcpStream,
     path::Path,
     sync::Arc,
-    time::Duration,
 };
 
 use berth_cri::v1 as cri;
-use berth_tests::{Answer, Daemon, Options, asked, eventually, processes_naming};
+use berth_tests::{
+    Answer, Daemon, Options, asked, eventually, processes_naming,
+    sockets::{CLOSE, STDIN, STDOUT, Socket, Wire, connect},
+};
 use rustls::pki_types::CertificateDer;
-use serde_json::Value;
 use tonic::Code;
 
-const STDIN: u8 = 0;
-const STDOUT: u8 = 1;
-const STDERR: u8 = 2;
-const ERROR: u8 = 3;
-const CLOSE: u8 = 255;
-
-/// A client of one WebSocket; its messages are short.
-struct Socket(Box<dyn Stream>);
-
-/// A connection, plain or in TLS.
-trait Stream: Read + Write {}
-impl<S: Read + Write> Stream for S {}
-
-impl Socket {
-    /// Upgrades, or gives the status that refused.
-    fn open(url: &str, protocol: &str) -> Result<Self, u16> {
-        let (host, _) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
-        Self::over(Box::new(connect(host)), url, protocol)
-    }
-
-    fn over(mut socket: Box<dyn Stream>, url: &str, protocol: &str) -> Result<Self, u16> {
-        let (_, rest) = url.split_once("://").unwrap();
-        let (host, path) = rest.split_once('/').unwrap();
-        let request = format!(
-            "GET /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
-             Sec-WebSocket-Protocol: {protocol}\r\n\r\n"
-        );
-        socket.write_all(request.as_bytes()).unwrap();
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            let mut byte = [0];
-            socket.read_exact(&mut byte).unwrap();
-            head.push(byte[0]);
-        }
-        let head = String::from_utf8(head).unwrap();
-        match head.split(' ').nth(1).unwrap().parse().unwrap() {
-            101 => {
-                assert!(head.contains(protocol), "{head}");
-                Ok(Self(socket))
-            }
-            refused => Err(refused),
-        }
-    }
-
-    /// A masked binary message whose mask changes nothing.
-    fn send(&mut self, channel: u8, bytes: &[u8]) {
-        let mut message = vec![0x82, 0x80 | u8::try_from(bytes.len() + 1).unwrap(), 0, 0, 0, 0, channel];
-        message.extend_from_slice(bytes);
-        self.0.write_all(&message).unwrap();
-    }
-
-    /// The next message's channel and bytes; `None` at the close.
-    fn see(&mut self) -> Option<(u8, Vec<u8>)> {
-        let mut head = [0; 2];
-        self.0.read_exact(&mut head).unwrap();
-        let length = match head[1] {
-            126 => {
-                let mut long = [0; 2];
-                self.0.read_exact(&mut long).unwrap();
-                usize::from(u16::from_be_bytes(long))
-            }
-            short => usize::from(short),
-        };
-        let mut bytes = vec![0; length];
-        self.0.read_exact(&mut bytes).unwrap();
-        match head[0] {
-            0x82 => Some((bytes.remove(0), bytes)),
-            0x88 => None,
-            other => panic!("a frame of kind {other:#x}"),
-        }
-    }
-
-    /// What comes until the close: output, errors, and the status.
-    fn rest(mut self) -> (String, String, Value) {
-        let mut all = [const { Vec::new() }; 4];
-        while let Some((channel, bytes)) = self.see() {
-            all[usize::from(channel)].extend(bytes);
-        }
-        let text = |channel: u8| String::from_utf8(all[usize::from(channel)].clone()).unwrap();
-        (text(STDOUT), text(STDERR), serde_json::from_str(&text(ERROR)).unwrap())
-    }
-}
-
-fn connect(host: &str) -> TcpStream {
-    let socket = TcpStream::connect(host).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    socket
-}
-
 /// TLS with a server that has to show one of these certificates for `localhost`.
-fn secured(url: &str, trusted: &[CertificateDer<'static>]) -> Result<Box<dyn Stream>, rustls::Error> {
+fn secured(url: &str, trusted: &[CertificateDer<'static>]) -> Result<Box<dyn Wire>, rustls::Error> {
     let (host, _) = url.strip_prefix("https://").unwrap().split_once('/').unwrap();
     let mut roots = rustls::RootCertStore::empty();
     trusted.iter().for_each(|certificate| roots.add(certificate.clone()).unwrap());

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use berth_cri::v1 as cri;
+use berth_cri::{Items, v1 as cri};
 
 use super::{check, filled, labelled, required, view};
 use crate::{
@@ -45,12 +45,13 @@ impl Door {
         find::absent_is_done(removed.await)
     }
 
-    pub(super) fn list_of_cri(&self, filter: &cri::ContainerFilter) -> Result<cri::ListContainersResponse> {
+    pub(super) fn list_of_cri(&self, filter: &cri::ContainerFilter) -> Result<Items> {
         check::container_state("list containers", filter)?;
-        let listed = self.pods.list();
-        let all = listed.iter().flat_map(|pod| &pod.containers);
-        let containers = all.filter(|container| passes(container, filter)).map(view::container).collect();
-        Ok(cri::ListContainersResponse { containers })
+        let rows = self.lists.rows(&self.pods.list());
+        let all = rows.iter().flat_map(|rows| rows.view.containers.iter().zip(&rows.containers));
+        let items =
+            all.filter(|(container, _)| passes(container, filter)).map(|(_, row)| row.clone()).collect();
+        Ok(Items { items })
     }
 
     pub(super) fn status_of(

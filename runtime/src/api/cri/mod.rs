@@ -20,7 +20,7 @@ mod streaming;
 mod view;
 
 pub(super) use self::layers::walk;
-pub use self::{layers::Layers, rates::Rates};
+pub use self::{layers::Layers, lists::Lists, rates::Rates};
 
 use std::collections::HashMap;
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use berth_cri::v1 as cri;
+use berth_cri::{Items, v1 as cri};
 
 use super::{check, filled, labelled, required, view};
 use crate::{
@@ -53,11 +53,12 @@ impl Door {
         })
     }
 
-    pub(super) fn list_pods(&self, filter: &cri::PodSandboxFilter) -> Result<cri::ListPodSandboxResponse> {
+    pub(super) fn list_pods(&self, filter: &cri::PodSandboxFilter) -> Result<Items> {
         check::pod_state("list pods", filter)?;
-        let listed = self.pods.list();
-        let items = listed.iter().filter(|pod| passes(pod, filter)).map(|pod| view::pod(pod)).collect();
-        Ok(cri::ListPodSandboxResponse { items })
+        let rows = self.lists.rows(&self.pods.list());
+        let items =
+            rows.iter().filter(|rows| passes(&rows.view, filter)).map(|rows| rows.pod.clone()).collect();
+        Ok(Items { items })
     }
 }
 

@@ -1,12 +1,15 @@
 //! The table of CRI's RuntimeService: each call, its span, and where it is answered.
 
-use berth_cri::v1::{self as cri, runtime_service_server::RuntimeService};
+use berth_cri::{
+    Items,
+    v1::{self as cri, runtime_service_server::RuntimeService},
+};
 use tonic::{Request, Response, Status};
 use tracing::info_span;
 
 use super::{
     events::Events,
-    lists::{Pieces, pieces},
+    lists::{Pieces, parts, pieces},
     metrics,
 };
 use crate::api::{
@@ -74,10 +77,7 @@ impl RuntimeService for Door {
         call(span, async { self.pod_status(&request) }).await
     }
 
-    async fn list_pod_sandbox(
-        &self,
-        request: Request<cri::ListPodSandboxRequest>,
-    ) -> Answer<cri::ListPodSandboxResponse> {
+    async fn list_pod_sandbox(&self, request: Request<cri::ListPodSandboxRequest>) -> Answer<Items> {
         let filter = request.into_inner().filter.unwrap_or_default();
         call(info_span!("rpc", op = "ListPodSandbox"), async { self.list_pods(&filter) }).await
     }
@@ -120,10 +120,7 @@ impl RuntimeService for Door {
         call(span, async { self.remove(&id).await.map(|()| cri::RemoveContainerResponse {}) }).await
     }
 
-    async fn list_containers(
-        &self,
-        request: Request<cri::ListContainersRequest>,
-    ) -> Answer<cri::ListContainersResponse> {
+    async fn list_containers(&self, request: Request<cri::ListContainersRequest>) -> Answer<Items> {
         let filter = request.into_inner().filter.unwrap_or_default();
         call(info_span!("rpc", op = "ListContainers"), async { self.list_of_cri(&filter) }).await
     }
@@ -236,30 +233,22 @@ impl RuntimeService for Door {
 
     // ---- streamed lists and events ----
 
-    type StreamPodSandboxesStream = Pieces<cri::StreamPodSandboxesResponse>;
+    type StreamPodSandboxesStream = Pieces<Items>;
     async fn stream_pod_sandboxes(
         &self,
         request: Request<cri::StreamPodSandboxesRequest>,
     ) -> Answer<Self::StreamPodSandboxesStream> {
         let filter = request.into_inner().filter.unwrap_or_default();
-        call(info_span!("rpc", op = "StreamPodSandboxes"), async {
-            let listed = self.list_pods(&filter)?.items;
-            Ok(pieces(listed, |pod_sandboxes| cri::StreamPodSandboxesResponse { pod_sandboxes }))
-        })
-        .await
+        call(info_span!("rpc", op = "StreamPodSandboxes"), async { self.list_pods(&filter).map(parts) }).await
     }
 
-    type StreamContainersStream = Pieces<cri::StreamContainersResponse>;
+    type StreamContainersStream = Pieces<Items>;
     async fn stream_containers(
         &self,
         request: Request<cri::StreamContainersRequest>,
     ) -> Answer<Self::StreamContainersStream> {
         let filter = request.into_inner().filter.unwrap_or_default();
-        call(info_span!("rpc", op = "StreamContainers"), async {
-            let listed = self.list_of_cri(&filter)?.containers;
-            Ok(pieces(listed, |containers| cri::StreamContainersResponse { containers }))
-        })
-        .await
+        call(info_span!("rpc", op = "StreamContainers"), async { self.list_of_cri(&filter).map(parts) }).await
     }
 
     type StreamContainerStatsStream = Pieces<cri::StreamContainerStatsResponse>;
