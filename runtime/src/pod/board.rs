@@ -3,13 +3,16 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{
+        Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicI64, Ordering::Relaxed},
+    },
 };
 
 use tokio::sync::{broadcast, watch};
 
 use super::{
-    ContainerView, PodView,
+    ContainerView, PodView, clock,
     events::{self, Event},
 };
 use crate::{
@@ -26,6 +29,8 @@ pub struct Board {
     changes: watch::Sender<u64>,
     /// Sent to under the lock, so that their order is that of the views.
     events: broadcast::Sender<Event>,
+    /// Of the newest event, see `stamped`.
+    last: AtomicI64,
 }
 
 #[derive(Debug, Default)]
@@ -41,6 +46,7 @@ impl Board {
             published: RwLock::default(),
             changes: watch::Sender::new(0),
             events: broadcast::Sender::new(EVENTS),
+            last: AtomicI64::new(0),
         }
     }
 
@@ -112,7 +118,7 @@ impl Board {
         let changes = self.events.subscribe();
         let mut pods: Vec<_> = published.pods.values().collect();
         pods.sort_by(|one, other| (one.created_at, &one.id).cmp(&(other.created_at, &other.id)));
-        (pods.into_iter().flat_map(events::snapshot).collect(), changes)
+        (pods.into_iter().flat_map(events::snapshot).map(|event| self.stamped(event)).collect(), changes)
     }
 
     pub fn changes(&self) -> watch::Receiver<u64> {
@@ -122,8 +128,18 @@ impl Board {
     fn tell(&self, events: Vec<Event>) {
         for event in events {
             // Nobody has to listen.
-            self.events.send(event).ok();
+            self.events.send(self.stamped(event)).ok();
         }
+    }
+
+    /// The time is a sequence number too: each event has a later one than those before, however fast they come and
+    /// whatever is done to the clock. CRI's events have no other field that a client could put them in order by.
+    fn stamped(&self, event: Event) -> Event {
+        let now = clock::now();
+        let before = self.last.fetch_update(Relaxed, Relaxed, |last| Some(now.max(last + 1)));
+        // It always updates; both are what stood there before.
+        let (Ok(before) | Err(before)) = before;
+        Event { at: now.max(before + 1), ..event }
     }
 
     fn changed(&self) {
@@ -174,6 +190,22 @@ mod tests {
         }
         assert_eq!(changes.try_recv().unwrap_err(), TryRecvError::Empty);
         assert_eq!(board.follow().0.len(), 0);
+    }
+
+    /// Many at once, by several listeners and through several pods: what each hears goes upwards.
+    #[test]
+    fn every_event_has_a_later_time_than_those_before_it() {
+        let board = Board::new();
+        let one = pod(vec![container(ContainerState::Running, 5), container(ContainerState::Created, 0)]);
+        board.publish(one.clone());
+        let (there, mut changes) = board.follow();
+        board.publish(pod(vec![container(ContainerState::Exited, 5)]));
+        board.withdraw(&one.id);
+        let after = std::iter::from_fn(|| changes.try_recv().ok());
+        let times: Vec<i64> = there.into_iter().chain(after).map(|event| event.at).collect();
+        assert_eq!(times.len(), 3 + 4 + 3);
+        assert!(times.is_sorted_by(|one, next| one < next), "{times:?}");
+        assert!(times[0] > 0);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{ContainerState, ContainerView, PodState, PodView, clock};
+use super::{ContainerState, ContainerView, PodState, PodView};
 
 /// One change, with the pod as it is after it; of a pod that is gone, as it was last.
 #[derive(Debug, Clone)]
@@ -10,7 +10,7 @@ pub struct Event {
     /// Of a container, or of the pod itself.
     pub subject: String,
     pub what: What,
-    /// Unix nanoseconds.
+    /// Unix nanoseconds, given by the board: no two events have the same, a later one has a later. 0: not told yet.
     pub at: i64,
     pub pod: Arc<PodView>,
 }
@@ -55,9 +55,12 @@ pub fn snapshot(pod: &Arc<PodView>) -> Vec<Event> {
 }
 
 fn events(found: Vec<(&str, What)>, pod: &Arc<PodView>) -> Vec<Event> {
-    let at = clock::now();
-    let event =
-        |(subject, what): (&str, What)| Event { subject: subject.to_owned(), what, at, pod: Arc::clone(pod) };
+    let event = |(subject, what): (&str, What)| Event {
+        subject: subject.to_owned(),
+        what,
+        at: 0,
+        pod: Arc::clone(pod),
+    };
     found.into_iter().map(event).collect()
 }
 
