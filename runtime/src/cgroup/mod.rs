@@ -92,6 +92,8 @@ pub struct Stats {
     pub page_faults: u64,
     pub major_page_faults: u64,
     pub swap_usage_bytes: Option<u64>,
+    /// Beside the memory's own. None: unlimited, or not counted.
+    pub swap_limit_bytes: Option<u64>,
     pub pids: u64,
     pub read_bytes: u64,
     pub write_bytes: u64,

@@ -49,6 +49,9 @@ fn memory(group: &Group, stats: &mut Stats) -> Result<()> {
         // Memory and the sum are read one after the other, the sum may be the smaller one.
         let sum = v1(group, "memory.memsw.usage_in_bytes")?;
         stats.swap_usage_bytes = sum.map(|sum| number(&sum).saturating_sub(stats.memory_usage_bytes));
+        let sum = v1(group, "memory.memsw.limit_in_bytes")?.as_deref().and_then(values::v1_bytes);
+        stats.swap_limit_bytes =
+            sum.zip(stats.memory_limit_bytes).map(|(sum, memory)| sum.saturating_sub(memory));
         keyed(&detail, "total_inactive_file")
     } else if let Some(usage) = v2(group, "memory.current")? {
         let detail = v2(group, "memory.stat")?.unwrap_or_default();
@@ -58,6 +61,7 @@ fn memory(group: &Group, stats: &mut Stats) -> Result<()> {
         stats.major_page_faults = keyed(&detail, "pgmajfault");
         stats.memory_limit_bytes = v2(group, "memory.max")?.as_deref().and_then(values::v2_bytes);
         stats.swap_usage_bytes = v2(group, "memory.swap.current")?.map(|text| number(&text));
+        stats.swap_limit_bytes = v2(group, "memory.swap.max")?.as_deref().and_then(values::v2_bytes);
         keyed(&detail, "inactive_file")
     } else {
         0
@@ -157,6 +161,7 @@ mod tests {
                 ("memory.stat", "anon 300\nanon_thp 7\ninactive_file 400\npgfault 5\npgmajfault 2\n"),
                 ("memory.max", "max\n"),
                 ("memory.swap.current", "9\n"),
+                ("memory.swap.max", "50\n"),
                 ("pids.current", "3\n"),
                 ("io.stat", "8:0 rbytes=10 wbytes=20 rios=1 wios=1\n8:16 rbytes=1 wbytes=2\n"),
             ],
@@ -171,6 +176,7 @@ mod tests {
             page_faults: 5,
             major_page_faults: 2,
             swap_usage_bytes: Some(9),
+            swap_limit_bytes: Some(50),
             pids: 3,
             read_bytes: 11,
             write_bytes: 22,
@@ -189,6 +195,7 @@ mod tests {
             &[
                 ("memory.usage_in_bytes", "1000\n"),
                 ("memory.memsw.usage_in_bytes", "1040\n"),
+                ("memory.memsw.limit_in_bytes", "5096\n"),
                 ("memory.limit_in_bytes", "4096\n"),
                 (
                     "memory.stat",
@@ -208,6 +215,7 @@ mod tests {
         let stats = read(&group).unwrap();
         assert_eq!((stats.cpu_usage_ns, stats.pids), (2000, 0));
         assert_eq!((stats.memory_limit_bytes, stats.swap_usage_bytes), (Some(4096), Some(40)));
+        assert_eq!(stats.swap_limit_bytes, Some(1000));
         assert_eq!((stats.memory_rss_bytes, stats.memory_working_set_bytes), (300, 0));
         assert_eq!((stats.read_bytes, stats.write_bytes), (11, 20));
     }

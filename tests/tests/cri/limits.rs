@@ -184,6 +184,58 @@ fn huge_pages_are_limited_where_they_are_counted() {
     assert!(refused.message().contains("3MB"), "{refused}");
 }
 
+/// CRI's limit is of memory and swap together, as v1 writes it; v2 has swap by itself.
+#[test]
+fn swap_is_limited_where_it_is_counted_and_raised_and_lowered_with_the_memory() {
+    const TEST: &str = "swap_is_limited_where_it_is_counted_and_raised_and_lowered_with_the_memory";
+    let daemon = Daemon::with_fixture();
+    let pod = daemon.plain_pod("swap");
+    let limits = |memory: i64, together: i64| cri::LinuxContainerResources {
+        memory_limit_in_bytes: memory << 20,
+        memory_swap_limit_in_bytes: together << 20,
+        ..Default::default()
+    };
+    let asked = |name: &str, memory, together| {
+        asked(name, &["sleep", "inf"]).limited(|asked| *asked = limits(memory, together))
+    };
+    let id = daemon.launch(&pod, &asked("some", 64, 96)).unwrap();
+    let path = daemon.details(&id)["cgroup"].as_str().unwrap().to_owned();
+    let says = |path: &str| {
+        let memory = control(path, ("memory", "memory.limit_in_bytes"), "memory.max")?;
+        let v1 = control(path, ("memory", "memory.memsw.limit_in_bytes"), "nothing");
+        let v2 = control(path, ("nothing", "nothing"), "memory.swap.max");
+        let number = |text: String| text.parse::<u64>().map(|bytes| bytes >> 20).unwrap();
+        let memory = number(memory);
+        Some((memory, v1.map(|sum| number(sum) - memory).or(v2.map(number))?))
+    };
+    let Some(there) = says(&path) else { return skip(TEST, "this kernel counts no swap") };
+    assert_eq!(there, (64, 32));
+    let stats = daemon
+        .call(daemon.runtime().container_stats(cri::ContainerStatsRequest { container_id: id.clone() }));
+    let swap = stats.unwrap().stats.unwrap().swap.unwrap();
+    assert_eq!(
+        (swap.swap_usage_bytes.unwrap().value, swap.swap_available_bytes.unwrap().value),
+        (0, 32 << 20)
+    );
+    // On v1 the sum may never be below the memory: which is written first depends.
+    for (memory, together, expected) in [(128, 192, (128, 64)), (32, 32, (32, 0)), (48, 49, (48, 1))] {
+        let update = cri::UpdateContainerResourcesRequest {
+            container_id: id.clone(),
+            linux: Some(limits(memory, together)),
+            ..Default::default()
+        };
+        daemon.call(daemon.runtime().update_container_resources(update)).unwrap();
+        assert_eq!(says(&path), Some(expected));
+    }
+    // As much as there is of it is -1; less than the memory can't be.
+    let id = daemon.launch(&pod, &asked("none", 64, 64)).unwrap();
+    let path = daemon.details(&id)["cgroup"].as_str().unwrap().to_owned();
+    assert_eq!(says(&path), Some((64, 0)));
+    let refused = daemon.create(&pod, &asked("odd", 64, 32)).unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    assert!(refused.message().contains("memory_swap_limit_in_bytes"), "{refused}");
+}
+
 #[test]
 fn unified_limits_are_written_on_v2() {
     if !PathBuf::from("/sys/fs/cgroup/cgroup.controllers").exists() {

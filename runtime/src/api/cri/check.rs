@@ -321,6 +321,13 @@ impl Check {
                 return Err(self.refuse(&of(name), &format!("{value} is neither a limit nor -1 for none")));
             }
         }
+        let (memory, both) = (resources.memory_limit_in_bytes, resources.memory_swap_limit_in_bytes);
+        if memory > 0 && (1..memory).contains(&both) {
+            let why = format!(
+                "{both} is of memory and swap together, and less than memory_limit_in_bytes, {memory}"
+            );
+            return Err(self.refuse(&of("memory_swap_limit_in_bytes"), &why));
+        }
         if !(-1000..=1000).contains(&resources.oom_score_adj) {
             let why = format!("{} is not between -1000 and 1000", resources.oom_score_adj);
             return Err(self.refuse(&of("oom_score_adj"), &why));

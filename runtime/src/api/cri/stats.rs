@@ -183,7 +183,10 @@ fn message(container: &ContainerView, sample: &Sample, layer: Option<Layer>) -> 
         writable_layer: layer.map(layers::message),
         swap: sample.stats.swap_usage_bytes.map(|bytes| cri::SwapUsage {
             timestamp: sample.at,
-            swap_available_bytes: None,
+            swap_available_bytes: sample
+                .stats
+                .swap_limit_bytes
+                .and_then(|limit| value(limit.saturating_sub(bytes))),
             swap_usage_bytes: value(bytes),
         }),
         io: io(sample),
