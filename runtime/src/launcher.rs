@@ -33,6 +33,8 @@ pub enum Fault {
     Failed(launch::Failure),
     /// It could not be asked.
     Error(Error),
+    /// It went before it answered, if it was asked at all: its container ended, or it died.
+    Gone,
 }
 
 pub type Result<T> = std::result::Result<T, Fault>;
@@ -171,6 +173,11 @@ impl Shim {
         self.0.take_reserve()
     }
 
+    /// Whether both are the same connection.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Whether it has gone, for whatever reason.
     pub fn is_gone(&self) -> bool {
         self.0.is_gone()
@@ -255,12 +262,6 @@ impl Shim {
     async fn call(&self, call: Call, ends: Ends, allowed: Duration) -> Result<(Answer, Option<OwnedFd>)> {
         const OP: &str = "ask shim";
         let fds = [ends.stdin, ends.stdout, ends.stderr].into_iter().flatten().collect();
-        let gone = || {
-            Fault::Error(
-                Error::new(Kind::Unavailable, OP, "of the container")
-                    .because(Cause("it has gone: the container ended".into())),
-            )
-        };
         match tokio::time::timeout(allowed, self.0.call(call, fds)).await {
             Ok(Some((Answer::Failure(failure), _))) => Err(Fault::Failed(failure)),
             Ok(Some((Answer::Unsupported(lacking), _))) => Err(Fault::Error(
@@ -269,7 +270,7 @@ impl Shim {
                     .hint("restart the container"),
             )),
             Ok(Some(answer)) => Ok(answer),
-            Ok(None) => Err(gone()),
+            Ok(None) => Err(Fault::Gone),
             Err(_) => Err(Fault::Error(
                 Error::new(Kind::Deadline, OP, "of the container")
                     .because(Cause(format!("it did not answer for {allowed:?}"))),
@@ -293,9 +294,9 @@ fn open(dir: &Path) -> crate::Result<Shim> {
 
 fn unanswered(dir: &Path, fault: Fault) -> Error {
     match fault {
-        Fault::Error(error) => {
-            let kind = if error.kind == Kind::Unavailable { Kind::NotFound } else { error.kind };
-            Error::new(kind, CONNECT, dir.display().to_string()).because(error)
+        Fault::Error(error) => Error::new(error.kind, CONNECT, dir.display().to_string()).because(error),
+        Fault::Gone => {
+            Error::not_found(CONNECT, dir.display().to_string()).because(Cause("it has gone".into()))
         }
         Fault::Failed(failure) => {
             Error::new(Kind::Internal, CONNECT, dir.display().to_string()).because(Cause(failure.detail))

@@ -27,7 +27,7 @@ use crate::{
     Error, Kind, Result,
     error::Cause,
     id::{ContainerId, PodId},
-    launcher::Shim,
+    launcher::{Fault, Shim},
 };
 
 type Answer<T> = oneshot::Sender<Result<T>>;
@@ -277,7 +277,17 @@ impl Pod {
             Err(fault) => {
                 // The shim's last word follows at once; its callers expect the state to be there already.
                 self.wait_for_end(id).await;
-                return Err(told(fault));
+                if matches!(fault, Fault::Gone) {
+                    // Its last word may be in its record only.
+                    self.lost(id).await;
+                }
+                return Err(match (fault, self.containers.get(id).map(|there| &there.state)) {
+                    (Fault::Gone, Some(State::Exited { .. })) => {
+                        Error::new(Kind::Precondition, "start container", id.short())
+                            .because(Cause("it was ended before it could start".into()))
+                    }
+                    (fault, _) => told(fault),
+                });
             }
         };
         if let Some(there) = self.containers.get_mut(id) {

@@ -43,7 +43,8 @@ use berth_cri::v1 as cri;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 pub use self::view::{
-    Client, ContainerState, ContainerView, CreateContainer, ExecHandle, PodState, PodView, RunPod,
+    Client, ContainerState, ContainerView, CreateContainer, ExecHandle, Exit, PodState, PodView, RunPod,
+    exit_of,
 };
 use self::{
     actor::{Command, Pod},
@@ -480,6 +481,9 @@ fn told(fault: Fault) -> Error {
     match fault {
         Fault::Failed(failure) => oci::explain(&failure),
         Fault::Error(error) => error,
+        Fault::Gone => Error::new(Kind::Unavailable, "ask shim", "of the container")
+            .because(Cause("it has gone".into()))
+            .hint("ask again"),
     }
 }
 

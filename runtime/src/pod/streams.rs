@@ -5,12 +5,18 @@ use std::time::Duration;
 use berth_launch::v1::{self as launch, event};
 use tokio::sync::{broadcast::error::RecvError, oneshot};
 
-use super::{Ends, ExecHandle, Pods, container::held_capabilities, told};
+use super::{ContainerState, Ends, ExecHandle, Pods, container::held_capabilities, told};
 use crate::{
-    Error, Result,
+    Error, Kind, Result,
+    error::Cause,
     id::{ContainerId, PodId},
+    launcher::{Fault, Shim},
     oci,
 };
+
+const EXEC: &str = "exec in container";
+/// What becomes of a container whose shim has gone is known by then: taking it over takes a few milliseconds.
+const SETTLED: Duration = Duration::from_secs(5);
 
 impl Pods {
     /// Starts a process in a running container; with a timeout it is killed with all it started.
@@ -21,10 +27,8 @@ impl Pods {
         ends: Ends,
         timeout: Option<Duration>,
     ) -> Result<ExecHandle> {
-        let shim = self.shim("exec in container", container)?;
-        let view = self
-            .container(container)
-            .ok_or_else(|| Error::not_found("exec in container", container.short()))?;
+        let shim = self.shim(EXEC, container)?;
+        let view = self.container(container).ok_or_else(|| Error::not_found(EXEC, container.short()))?;
         let exec = oci::Exec { own_env: view.env.to_vec(), ..exec };
         let process = oci::exec_process(&view.spec, &exec)?;
         let exec_id = PodId::random().short().to_owned();
@@ -41,36 +45,39 @@ impl Pods {
                 .map_or(0, |timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).max(1)),
             ..launch::Exec::default()
         };
-        let (_, tty) = shim.exec(asked, ends).await.map_err(told)?;
+        let (_, tty) = self.answered(EXEC, container, &shim, shim.exec(asked, ends).await).await?;
         let (exited, exit) = oneshot::channel();
-        let id = exec_id.clone();
+        let (id, pods, container) = (exec_id.clone(), self.clone(), container.clone());
         tokio::spawn(async move {
             // The connection is held as long as somebody waits for the exit: events come by it.
-            let _held = shim;
-            loop {
+            let told = loop {
                 match events.recv().await {
                     Ok(launch::Event { event: Some(event::Event::ExecExited(told)) })
                         if told.exec_id == id =>
                     {
-                        // Whoever started it may have left.
-                        exited.send(told).ok();
-                        return;
+                        break Ok(told);
                     }
                     Ok(_) | Err(RecvError::Lagged(_)) => {}
-                    Err(RecvError::Closed) => return,
+                    Err(RecvError::Closed) => break Err(pods.why_gone(EXEC, &container, &shim).await),
                 }
-            }
+            };
+            // Whoever started it may have left.
+            exited.send(told).ok();
         });
         Ok(ExecHandle { exec_id, tty, exit })
     }
 
     pub async fn exec_kill(&self, container: &ContainerId, exec_id: &str, signal: u32) -> Result<()> {
-        self.shim("kill exec in container", container)?.exec_kill(exec_id, signal).await.map_err(told)
+        const OP: &str = "kill exec in container";
+        let shim = self.shim(OP, container)?;
+        self.answered(OP, container, &shim, shim.exec_kill(exec_id, signal).await).await
     }
 
     /// Copies output to the ends from now on, and what comes from theirs to its input.
     pub async fn attach(&self, container: &ContainerId, ends: Ends) -> Result<()> {
-        self.shim("attach to container", container)?.attach(ends).await.map_err(told)
+        const OP: &str = "attach to container";
+        let shim = self.shim(OP, container)?;
+        self.answered(OP, container, &shim, shim.attach(ends).await).await
     }
 
     /// Of the container's tty, or with an exec id of that one's.
@@ -81,13 +88,69 @@ impl Pods {
         rows: u32,
         columns: u32,
     ) -> Result<()> {
-        self.shim("resize terminal of container", container)?
-            .resize(exec_id, rows, columns)
-            .await
-            .map_err(told)
+        const OP: &str = "resize terminal of container";
+        let shim = self.shim(OP, container)?;
+        self.answered(OP, container, &shim, shim.resize(exec_id, rows, columns).await).await
     }
 
     pub async fn reopen_log(&self, container: &ContainerId) -> Result<()> {
-        self.shim("reopen log of container", container)?.reopen_log().await.map_err(told)
+        const OP: &str = "reopen log of container";
+        let shim = self.shim(OP, container)?;
+        self.answered(OP, container, &shim, shim.reopen_log().await).await
+    }
+
+    /// What a shim answered; where it went instead, what that means for the container.
+    async fn answered<T>(
+        &self,
+        op: &'static str,
+        container: &ContainerId,
+        shim: &Shim,
+        answer: std::result::Result<T, Fault>,
+    ) -> Result<T> {
+        match answer {
+            Ok(answer) => Ok(answer),
+            Err(Fault::Gone) => Err(self.why_gone(op, container, shim).await),
+            // Init has ended, and the shim has not said so yet.
+            Err(Fault::Failed(failure))
+                if failure.step() == launch::Step::NamespaceJoin && failure.errno == libc::ESRCH =>
+            {
+                Err(self.why_gone(op, container, shim).await)
+            }
+            Err(fault) => Err(told(fault)),
+        }
+    }
+
+    /// A shim goes with its container, or dies and gets a successor: which of the two the pod's task publishes soon.
+    async fn why_gone(&self, op: &'static str, container: &ContainerId, shim: &Shim) -> Error {
+        let mut changes = self.changes();
+        let known = async {
+            loop {
+                changes.mark_unchanged();
+                match self.container(container) {
+                    None => return Error::not_found(op, container.short()),
+                    Some(view)
+                        if !matches!(view.state, ContainerState::Created | ContainerState::Running) =>
+                    {
+                        return Error::new(Kind::Precondition, op, container.short())
+                            .because(Cause(format!("it is not running: it is {:?}", view.state)));
+                    }
+                    Some(_) if self.shim(op, container).is_ok_and(|other| !other.is(shim)) => {
+                        return Error::new(Kind::Unavailable, op, container.short())
+                            .because(Cause("its shim died, and what that had begun ended with it".into()))
+                            .hint("the container goes on under another shim: ask again");
+                    }
+                    Some(_) => {}
+                }
+                if changes.changed().await.is_err() {
+                    return Error::new(Kind::Cancelled, op, container.short())
+                        .because(Cause("the daemon ends".into()));
+                }
+            }
+        };
+        tokio::time::timeout(SETTLED, known).await.unwrap_or_else(|_| {
+            Error::new(Kind::Unavailable, op, container.short())
+                .because(Cause("its shim has gone".into()))
+                .hint("ask again")
+        })
     }
 }

@@ -6,6 +6,8 @@ use berth_cri::v1 as cri;
 use berth_launch::v1 as launch;
 
 use crate::{
+    Error, Kind, Result,
+    error::Cause,
     id::{ContainerId, PodId},
     oci,
 };
@@ -108,11 +110,28 @@ pub struct ContainerView {
     pub runtime: String,
 }
 
+/// How an exec ended, once it has; an error where that can't be known any more.
+pub type Exit = tokio::sync::oneshot::Receiver<Result<launch::ExecExited>>;
+
+/// What came of waiting for one.
+///
+/// # Errors
+/// `Precondition` or `NotFound` where the container ended first, `Unavailable` where its shim died.
+pub fn exit_of(
+    told: std::result::Result<Result<launch::ExecExited>, tokio::sync::oneshot::error::RecvError>,
+) -> Result<launch::ExecExited> {
+    told.unwrap_or_else(|_| {
+        Err(Error::new(Kind::Cancelled, "exec in container", "process")
+            .because(Cause("the daemon ends".into())))
+    })
+}
+
 /// A process started in a running container.
 #[derive(Debug)]
 pub struct ExecHandle {
     pub exec_id: String,
     /// The pty master, where a tty was asked for.
     pub tty: Option<std::os::fd::OwnedFd>,
-    pub exit: tokio::sync::oneshot::Receiver<launch::ExecExited>,
+    /// Always told, unless the daemon ends first.
+    pub exit: Exit,
 }

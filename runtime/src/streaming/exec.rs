@@ -13,13 +13,10 @@ use super::{
     upgrade::Protocol,
 };
 use crate::{
-    Error, Kind, Result,
-    error::Cause,
+    Result,
     id::ContainerId,
-    pod::{Ends, Exec, ExecHandle, Pods},
+    pod::{Ends, Exec, ExecHandle, Pods, exit_of},
 };
-
-const OP: &str = "exec in container";
 
 /// How long a terminal's last output is waited for when somebody else keeps it open: the kernel hands it over a moment
 /// after its writer's end.
@@ -81,10 +78,7 @@ async fn run(
         never = input(channels.stdin, stdin) => match never {},
         never = sizes(pods, container, &handle.exec_id, channels.resize) => match never {},
     };
-    let exited = exited.map_err(|_| {
-        Error::new(Kind::Unavailable, OP, container.short())
-            .because(Cause("the container ended before the exit code was known".into()))
-    })?;
+    let exited = exit_of(exited)?;
     abandoned.done();
     Ok(exited.exit_code)
 }

@@ -262,7 +262,9 @@ fn an_exec_ends_with_its_shim_and_the_next_one_works() {
         let runs = || berth_tests::processes_naming("86399").into_iter().next();
         eventually("the exec to run", runs);
         kill_shim_of(init);
-        assert!(call.join().unwrap().is_err());
+        let told = call.join().unwrap().unwrap_err();
+        assert_eq!(told.code(), tonic::Code::Unavailable, "{told}");
+        assert!(told.message().contains("shim died"), "{told}");
     });
     taken_over(&daemon, &id);
     assert_eq!(daemon.exec_ok(&id, &["echo", "on"]), "on\n");

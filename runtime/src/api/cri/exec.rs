@@ -17,7 +17,7 @@ use super::check;
 use crate::{
     Error, Kind, Result,
     api::{Door, find, serve::MAX_MESSAGE_BYTES},
-    pod::{Ends, Exec},
+    pod::{Ends, Exec, exit_of},
     streaming::abandoned::KillOnDrop,
 };
 
@@ -56,10 +56,7 @@ impl Door {
             }
         };
         abandoned.done();
-        let exit = exit.map_err(|_| {
-            Error::new(Kind::Unavailable, OP, shown.as_str())
-                .because(crate::error::Cause("the container ended first".into()))
-        })?;
+        let exit = exit_of(exit)?;
         if exit.timed_out {
             return Err(Error::new(Kind::Deadline, OP, shown).because(crate::error::Cause(format!(
                 "it ran longer than {} s and was killed",

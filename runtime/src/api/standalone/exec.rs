@@ -6,7 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use berth_cri::berth::{self as api, exec_request::Message, output::Message as Said};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 use tracing::debug;
@@ -17,7 +17,7 @@ use crate::{
     api::{Door, find, status},
     error::Cause,
     id::ContainerId,
-    pod::{Ends, Exec, ExecHandle},
+    pod::{Ends, Exec, ExecHandle, Exit, exit_of},
     streaming::{
         abandoned::KillOnDrop,
         ends::{self, End, Left},
@@ -134,7 +134,7 @@ async fn say(
     stdout: Option<Arc<End>>,
     stderr: Option<Arc<End>>,
     patience: Duration,
-    mut exit: oneshot::Receiver<berth_launch::v1::ExecExited>,
+    mut exit: Exit,
     sender: &Sender,
 ) -> Result<Option<i32>> {
     let mut streams = Streams { stdout, stderr };
@@ -149,11 +149,7 @@ async fn say(
     if streams.last(patience, sender).await.is_none() {
         return Ok(None);
     }
-    match exited {
-        Ok(exited) => Ok(Some(exited.exit_code)),
-        Err(_) => Err(Error::new(Kind::Unavailable, OP, "process")
-            .because(Cause("the container ended before its exit was known".into()))),
-    }
+    exit_of(exited).map(|exited| Some(exited.exit_code))
 }
 
 /// The reading ends of a process's output.
@@ -248,6 +244,8 @@ pub(super) async fn resize(door: &Door, container: &ContainerId, exec_id: &str, 
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::oneshot;
+
     use super::*;
 
     #[tokio::test]
@@ -258,7 +256,7 @@ mod tests {
         let (sender, mut receiver) = mpsc::channel(BACKLOG);
         rustix::io::write(&out, b"out").unwrap();
         rustix::io::write(&err, b"err").unwrap();
-        exited.send(berth_launch::v1::ExecExited { exit_code: 3, ..Default::default() }).unwrap();
+        exited.send(Ok(berth_launch::v1::ExecExited { exit_code: 3, ..Default::default() })).unwrap();
         let code =
             say(Some(Arc::new(stdout)), Some(Arc::new(stderr)), Duration::ZERO, exit, &sender).await.unwrap();
         drop(sender);
@@ -282,7 +280,7 @@ mod tests {
         });
         tokio::task::yield_now().await;
         assert!(!saying.is_finished());
-        exited.send(berth_launch::v1::ExecExited::default()).unwrap();
+        exited.send(Ok(berth_launch::v1::ExecExited::default())).unwrap();
         assert_eq!(saying.await.unwrap(), Some(0));
     }
 }
