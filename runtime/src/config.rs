@@ -106,6 +106,10 @@ pub struct Network {
     pub cache_dir: PathBuf,
     /// How long each plugin may take.
     pub plugin_seconds: u32,
+    /// Where networks that people make without a subnet get theirs, a /24 each.
+    pub pool: String,
+    /// The same of IPv6, a /64 each; empty: they have none.
+    pub pool6: String,
     pub bridge: Bridge,
 }
 
@@ -186,6 +190,8 @@ impl Default for Network {
             bin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
             cache_dir: "/var/lib/cni".into(),
             plugin_seconds: 60,
+            pool: "10.89.0.0/16".into(),
+            pool6: "fd0b:e47:89::/48".into(),
             bridge: Bridge::default(),
         }
     }

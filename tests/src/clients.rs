@@ -3,7 +3,10 @@
 use std::{future::Future, io, time::Duration};
 
 use berth_cri::{
-    berth::{containers_client::ContainersClient, daemon_client::DaemonClient, images_client::ImagesClient},
+    berth::{
+        containers_client::ContainersClient, daemon_client::DaemonClient, images_client::ImagesClient,
+        networks_client::NetworksClient,
+    },
     v1::{image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient},
 };
 use hyper_util::rt::TokioIo;
@@ -38,6 +41,10 @@ impl Daemon {
 
     pub fn berth_images(&self) -> ImagesClient<Channel> {
         ImagesClient::new(self.channel())
+    }
+
+    pub fn networks(&self) -> NetworksClient<Channel> {
+        NetworksClient::new(self.channel())
     }
 
     pub fn facts(&self) -> DaemonClient<Channel> {

@@ -202,6 +202,24 @@ impl Daemon {
         leaks::look(&self.place, Some(self.pid().as_raw()))
     }
 
+    /// Its nftables tables, of ip and ip6.
+    pub fn table(&self) -> String {
+        self.place.table()
+    }
+
+    /// A subnet of those that networks of the test's own are in: 0 to 3, and the same of IPv6.
+    pub fn named_subnet(&self, number: u8) -> (String, String) {
+        let [high, low] = [&self.place.pool, &self.place.pool6].map(|pool| {
+            let at = pool.find('/').expect("a pool is CIDR");
+            pool[..at].to_owned()
+        });
+        let mut octets: Vec<u8> =
+            high.split('.').map(|octet| octet.parse().expect("of an address")).collect();
+        octets[2] += number;
+        let four = format!("{}.{}.{}.0/24", octets[0], octets[1], octets[2]);
+        (four, format!("{}{:x}::/64", low.trim_end_matches(':').to_owned() + ":", number + 1))
+    }
+
     /// The bridge of its pods.
     pub fn bridge(&self) -> &str {
         self.place.bridge()
@@ -296,6 +314,8 @@ stall_seconds = {stall}
 conf_dir = {conf_dir:?}
 bin_dirs = {bin_dirs:?}
 cache_dir = {cache_dir:?}
+pool = {pool:?}
+pool6 = {pool6:?}
 
 [network.bridge]
 name = {bridge:?}
@@ -315,6 +335,8 @@ table = {table:?}
             conf_dir = self.cni_conf_dir(),
             bin_dirs = [self.cni_bin_dir(), crate::cni::plugins()],
             cache_dir = self.cni_cache_dir(),
+            pool = place.pool,
+            pool6 = place.pool6,
             bridge = place.bridge(),
             subnet = place.subnet,
             subnet6 = place.subnet6,
@@ -363,6 +385,17 @@ table = {table:?}
                 }
             }
             Err(status) => note("list pods".into(), status),
+        }
+        match self.call(self.networks().list(berth::ListNetworksRequest {})) {
+            Ok(listed) => {
+                for network in listed.networks.into_iter().filter(|network| !network.id.is_empty()) {
+                    let request = berth::RemoveNetworkRequest { network: network.name.clone() };
+                    if let Err(status) = self.call(self.networks().remove(request)) {
+                        note(format!("remove network {}", network.name), status);
+                    }
+                }
+            }
+            Err(status) => note("list networks".into(), status),
         }
         if failed.is_empty() { Ok(()) } else { Err(failed.join("\n")) }
     }

@@ -57,7 +57,7 @@ pub fn sweep(place: &Place) {
     for directory in cgroups(place).into_iter().rev() {
         fs::remove_dir(directory).ok();
     }
-    for link in ports(place).iter().map(String::as_str).chain([place.bridge()]) {
+    for link in links(place).iter().map(String::as_str).chain([place.bridge()]) {
         quietly(Command::new("ip").args(["link", "delete", link]));
     }
     for family in ["ip", "ip6"] {
@@ -82,7 +82,7 @@ pub fn look(place: &Place, berthd: Option<i32>) -> Vec<String> {
     left.extend(
         cgroups(place).iter().filter(|directory| below(directory)).map(|d| format!("cgroup {}", d.display())),
     );
-    left.extend(ports(place).iter().map(|link| format!("link {link}")));
+    left.extend(links(place).iter().map(|link| format!("link {link}")));
     let socket = berthd.map(|_| place.socket());
     let files = files(place).into_iter().filter(|path| Some(path) != socket.as_ref());
     left.extend(files.map(|path| format!("file {}", path.display())));
@@ -214,11 +214,23 @@ fn directories(top: &Path) -> Vec<PathBuf> {
     all
 }
 
-/// The links on the bridge: every pod's host end is one.
-fn ports(place: &Place) -> Vec<String> {
-    let ports = fs::read_dir(Path::new("/sys/class/net").join(place.bridge()).join("brif"));
-    let names = ports.into_iter().flatten().flatten();
-    names.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+/// The bridges of networks, whose aliases name the place, and the links on them and on the place's own bridge: every
+/// pod's host end is one.
+fn links(place: &Place) -> Vec<String> {
+    let named = format!("{}: network ", place.bridge());
+    let names = |directory: &Path| -> Vec<String> {
+        let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    };
+    let all = Path::new("/sys/class/net");
+    let alias = |link: &String| fs::read_to_string(all.join(link).join("ifalias")).unwrap_or_default();
+    let mut bridges: Vec<String> =
+        names(all).into_iter().filter(|link| alias(link).starts_with(&named)).collect();
+    let ports = |bridge: &str| names(&all.join(bridge).join("brif"));
+    let mut found: Vec<String> = bridges.iter().flat_map(|bridge| ports(bridge)).collect();
+    found.extend(ports(place.bridge()));
+    found.append(&mut bridges);
+    found
 }
 
 /// Files of pods and containers that outlived them. Images, locks and the daemon's own state stay.

@@ -23,6 +23,10 @@ pub struct Place {
     pub subnet: String,
     /// The same of IPv6.
     pub subnet6: String,
+    /// CIDR that networks of the test's own are in: four of 256 addresses.
+    pub pool: String,
+    /// The same of IPv6.
+    pub pool6: String,
     /// Absolute as berthd takes it: `/btt-<pid>-<number>`.
     pub cgroup_parent: String,
     /// Held while the number is ours; the kernel lets it go with the process.
@@ -43,7 +47,10 @@ impl Place {
         let subnet = format!("10.{}.{}.0/24", 160 + number / 256, number % 256);
         // From 1 on: a zero is not shown.
         let subnet6 = format!("fd0b:e480:{:x}::/64", number + 1);
-        Self { cgroup_parent: format!("/{name}"), name, dir, subnet, subnet6, _claim: claim }
+        // Of the range for carriers' own networks, as many as there are places.
+        let pool = format!("100.{}.{}.0/22", 64 + number / 64, number % 64 * 4);
+        let pool6 = format!("fd0b:e482:{:x}::/48", number + 1);
+        Self { cgroup_parent: format!("/{name}"), name, dir, subnet, subnet6, pool, pool6, _claim: claim }
     }
 
     pub fn root(&self) -> PathBuf {

@@ -14,7 +14,10 @@ use std::{
 };
 
 use berth_cri::{
-    berth::{containers_server::ContainersServer, daemon_server::DaemonServer, images_server::ImagesServer},
+    berth::{
+        containers_server::ContainersServer, daemon_server::DaemonServer, images_server::ImagesServer,
+        networks_server::NetworksServer,
+    },
     v1::{image_service_server::ImageServiceServer, runtime_service_server::RuntimeServiceServer},
 };
 use rustix::net::sockopt::socket_peercred;
@@ -102,6 +105,7 @@ pub async fn serve(
                 .max_encoding_message_size(MAX_MESSAGE_BYTES),
         )
         .add_service(ImagesServer::new(door.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES))
+        .add_service(NetworksServer::new(door.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES))
         .add_service(DaemonServer::new(door))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async move {
             // An error is the sender gone: the end as well.

@@ -3,7 +3,8 @@
 use clap::{Args, Parser, Subcommand};
 
 use super::{
-    connect, exec, flags, images, inspect, lifecycle, list, logs, output::Format, pull, stats, storage,
+    connect, exec, flags, images, inspect, lifecycle, list, logs, network, output::Format, pull, stats,
+    storage,
 };
 
 /// Runs containers and shows what a berthd has.
@@ -94,6 +95,9 @@ pub(super) enum Verb {
     /// Images: check, prune, ls, rm, pull, load, save
     #[command(subcommand)]
     Image(storage::Image),
+    /// Networks of containers: create, ls, rm, inspect
+    #[command(subcommand)]
+    Network(network::Verb),
     /// The disk and the daemon: df, info
     #[command(subcommand)]
     System(storage::System),
@@ -148,10 +152,24 @@ mod tests {
     }
 
     #[test]
+    fn a_network_is_made_listed_and_removed_as_with_docker() {
+        let line = "berth network create --subnet 10.9.0.0/24 --subnet fd09::/64 --gateway 10.9.0.9 --internal \
+                    --label a=b --mtu 1400 blue";
+        for line in [line, "berth network ls -q", "berth network list -o json", "berth network rm a b"] {
+            assert!(matches!(read(line).unwrap().verb, Verb::Network(_)), "{line}");
+        }
+    }
+
+    #[test]
     fn what_is_wrong_is_refused() {
-        for line in
-            ["berth", "berth run", "berth run --bogus x", "berth run --network wifi x", "berth exec c"]
-        {
+        for line in [
+            "berth",
+            "berth run",
+            "berth run --bogus x",
+            "berth network",
+            "berth network create",
+            "berth exec c",
+        ] {
             assert!(read(line).is_err(), "{line}");
         }
     }

@@ -7,7 +7,10 @@ use std::{
 };
 
 use berth_cri::{
-    berth::{containers_client::ContainersClient, daemon_client::DaemonClient, images_client::ImagesClient},
+    berth::{
+        containers_client::ContainersClient, daemon_client::DaemonClient, images_client::ImagesClient,
+        networks_client::NetworksClient,
+    },
     v1::{image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient},
 };
 use hyper_util::rt::TokioIo;
@@ -59,6 +62,10 @@ impl Daemon {
 
     pub(super) fn images(&self) -> ImagesClient<Channel> {
         ImagesClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES)
+    }
+
+    pub(super) fn networks(&self) -> NetworksClient<Channel> {
+        NetworksClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES)
     }
 
     pub(super) fn daemon(&self) -> DaemonClient<Channel> {

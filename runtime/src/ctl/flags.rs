@@ -64,9 +64,15 @@ pub(super) struct Create {
     /// The most CPU time: 2, 0.5
     #[arg(long, value_name = "N", value_parser = text(parse::cpus))]
     cpus: Option<i64>,
-    /// Its network
-    #[arg(long, visible_alias = "net", value_parser = ["bridge", "host", "none"], default_value = "bridge")]
+    /// Its network: bridge, host, none, or one that `berth network create` made
+    #[arg(long, visible_alias = "net", value_name = "NETWORK", default_value = "bridge")]
     network: String,
+    /// The IPv4 address it is to have there
+    #[arg(long, value_name = "IP")]
+    ip: Option<String>,
+    /// The IPv6 address it is to have there
+    #[arg(long, value_name = "IP")]
+    ip6: Option<String>,
     /// Ports of the host that lead into it: [IP:]HOST:CONTAINER[/udp], or as many of each: 8000-8009:80-89
     #[arg(short, long, value_name = "PORTS", value_parser = text(parse::ports))]
     publish: Vec<parse::Ports>,
@@ -125,7 +131,7 @@ pub(super) enum Pull {
 }
 
 /// A parser of ours for clap, which wants words for its errors.
-fn text<T: 'static + Clone + Send + Sync>(
+pub(super) fn text<T: 'static + Clone + Send + Sync>(
     parse: fn(&str) -> Result<T>,
 ) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static {
     move |text| parse(text).map_err(|failure| failure.text)
@@ -166,6 +172,8 @@ impl Create {
             memory_bytes: self.memory.unwrap_or(0),
             millicpu: self.cpus.unwrap_or(0),
             network: self.network,
+            ip: self.ip.unwrap_or_default(),
+            ip6: self.ip6.unwrap_or_default(),
             ingress_bandwidth: self.ingress_bandwidth.unwrap_or_default(),
             egress_bandwidth: self.egress_bandwidth.unwrap_or_default(),
             read_only: self.read_only,
@@ -217,7 +225,7 @@ mod tests {
     fn what_is_said_is_asked_for() {
         let spec = spec(
             "berth run -d --rm -i -t -e A=1 -e B=2 -e A=3 -v /a:/b:ro -w /w -u 5:6 --name web --restart no \
-             --memory 64m --cpus 1.5 --network none --read-only --entrypoint /bin/x --hostname db --label k=v \
+             --memory 64m --cpus 1.5 --network blue --ip 10.9.0.7 --ip6 fd09::7 --read-only --entrypoint /bin/x --hostname db --label k=v \
              --cap-add NET_ADMIN --cap-drop ALL --pids-limit 9 --stop-signal QUIT busybox echo hi",
         );
         assert_eq!((spec.image.as_str(), spec.name.as_str()), ("busybox", "web"));
@@ -225,7 +233,8 @@ mod tests {
         assert_eq!(spec.env, [&b"B=2"[..], b"A=3"]);
         assert_eq!((spec.memory_bytes, spec.millicpu, spec.pids_limit), (64 << 20, 1500, 9));
         assert_eq!((spec.workdir.as_str(), spec.user.as_str(), spec.hostname.as_str()), ("/w", "5:6", "db"));
-        assert_eq!((spec.network.as_str(), spec.stop_signal.as_str()), ("none", "QUIT"));
+        assert_eq!((spec.network.as_str(), spec.stop_signal.as_str()), ("blue", "QUIT"));
+        assert_eq!((spec.ip.as_str(), spec.ip6.as_str()), ("10.9.0.7", "fd09::7"));
         assert_eq!(spec.entrypoint.as_deref(), Some("/bin/x"));
         assert_eq!(spec.restart.unwrap().policy(), Policy::Never);
         assert_eq!((spec.cap_add.len(), spec.cap_drop.len(), spec.labels.len()), (1, 1, 1));

@@ -72,6 +72,7 @@ fn document(told: InspectResponse) -> Value {
             "RW": !volume.read_only,
         })).collect::<Vec<_>>(),
         "NetworkSettings": {
+            "Networks": networks(&container, &spec),
             "IPAddress": container.ips.iter().find(|ip| !ip.contains(':')).map_or("", String::as_str),
             "GlobalIPv6Address": container.ips.iter().find(|ip| ip.contains(':')).map_or("", String::as_str),
         },
@@ -85,6 +86,16 @@ fn document(told: InspectResponse) -> Value {
             "CommandLine": spec.command_line,
         },
     })
+}
+
+/// docker's: by the network's name, where it is there.
+fn networks(container: &Container, spec: &ContainerSpec) -> Value {
+    let of_family =
+        |six: bool| container.ips.iter().find(|ip| ip.contains(':') == six).map_or("", String::as_str);
+    match spec.network.as_str() {
+        "" => json!({}),
+        name => json!({ name: { "IPAddress": of_family(false), "GlobalIPv6Address": of_family(true) } }),
+    }
 }
 
 fn state_of(container: &Container, state: State) -> Value {
@@ -150,7 +161,7 @@ fn bindings(spec: &ContainerSpec) -> Value {
 }
 
 /// RFC 3339; what has not happened is docker's year one.
-fn time(nanoseconds: i64) -> String {
+pub(super) fn time(nanoseconds: i64) -> String {
     match Timestamp::from_nanosecond(nanoseconds.into()) {
         Ok(at) if nanoseconds != 0 => at.to_string(),
         _ => "0001-01-01T00:00:00Z".into(),

@@ -4,7 +4,7 @@
 //! command (the line) ── verb ──┬─ flags, parse ── run ──┐
 //!                              ├─ exec, attach ─────────┼─ session ── terminal, detach
 //!                              ├─ lifecycle, logs, list, inspect, stats
-//!                              └─ images, pull, storage, node
+//!                              └─ images, pull, storage, network, node
 //! all of them: connect (the socket), output (tables, JSON), failure (the one error and the exit code)
 //! ```
 
@@ -23,6 +23,7 @@ mod inspect;
 mod lifecycle;
 mod list;
 mod logs;
+mod network;
 mod node;
 mod output;
 mod parse;
@@ -101,6 +102,7 @@ async fn perform(command: Command) -> Result<u8> {
         Verb::Images(flags) => images::images(&daemon, flags, format).await,
         Verb::Rmi(flags) => images::rmi(&daemon, flags, format).await,
         Verb::Image(verb) => storage::image(&daemon, verb, format).await,
+        Verb::Network(verb) => network::network(&daemon, verb, format).await,
         Verb::System(verb) => storage::system(&daemon, verb, format).await,
         Verb::Version(shape) => node::version(&daemon, shape.or(format)).await,
         Verb::Info(shape) => node::info(&daemon, shape.or(format)).await,

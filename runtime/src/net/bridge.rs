@@ -21,10 +21,11 @@ use super::{
     lease::{Leases, Seat},
     leaving::Leaving,
     lock,
+    named::{Made, Named, Shelf},
     port::{HostPort, Protocol},
     route::{self, Route},
     segment::{self, DEFAULT, Segment},
-    subnet::Family,
+    subnet::{Family, Subnet},
     table,
 };
 use crate::{Error, Kind, Result, config, error::Cause, id::PodId};
@@ -33,22 +34,31 @@ use crate::{Error, Kind, Result, config, error::Cause, id::PodId};
 #[derive(Debug)]
 pub struct Bridge {
     table: String,
-    segments: Mutex<BTreeMap<String, Known>>,
-    leases: Arc<Mutex<Leases>>,
-    leaving: Leaving,
+    /// Where networks that ask for no subnet get theirs, one pool of a family.
+    pub(super) pools: Vec<Subnet>,
+    pub(super) segments: Mutex<BTreeMap<String, Known>>,
+    pub(super) shelf: Shelf,
+    /// By name, networks that are being made or removed, or could not wholly be.
+    pub(super) going: Mutex<BTreeMap<String, Named>>,
+    /// Held while a network is made or removed.
+    pub(super) changing: tokio::sync::Mutex<()>,
+    pub(super) leases: Arc<Mutex<Leases>>,
+    pub(super) leaving: Leaving,
     /// Held from reading the ports until the tables have them, so that no older list comes over a newer one.
     writing: tokio::sync::Mutex<()>,
 }
 
 /// A network and how far it is set up.
 #[derive(Debug, Clone)]
-struct Known {
-    segment: Segment,
-    state: State,
+pub struct Known {
+    pub segment: Segment,
+    pub state: State,
+    /// None: it is the node's own.
+    pub made: Option<Made>,
 }
 
 #[derive(Debug, Clone)]
-enum State {
+pub enum State {
     /// With its bridge as it was made or found.
     Ready(route::Link),
     /// Why, and what to do about it. The next attach tries again.
@@ -56,9 +66,19 @@ enum State {
 }
 
 impl Known {
-    fn new(segment: Segment) -> Self {
-        Self { segment, state: State::Broken("not set up yet".into()) }
+    fn new(segment: Segment, made: Option<Made>) -> Self {
+        Self { segment, state: State::Broken("not set up yet".into()), made }
     }
+}
+
+/// What a pod asks for.
+#[derive(Debug, Clone, Copy)]
+pub struct Ask<'a> {
+    pub network: &'a str,
+    /// Those that it is to have; of a family without one any will do.
+    pub addresses: &'a [IpAddr],
+    pub ports: &'a [HostPort],
+    pub bandwidth: Bandwidth,
 }
 
 /// What a pod got: its addresses and the instructions its sandbox shim carries out.
@@ -70,23 +90,39 @@ pub struct Attachment {
 }
 
 impl Bridge {
-    /// Reads the allocator's state under `dir`. Nothing is set up: `prepare` or the first attach does that.
+    /// Reads networks and the allocator's state under `dir`. Nothing is set up: `prepare`, `resume` or the first attach
+    /// does that.
     ///
     /// # Errors
-    /// `Invalid` for a configuration that can't be right; whatever keeps the leases from being read.
-    pub async fn open(config: &config::Bridge, dir: PathBuf) -> Result<Self> {
-        let mut default = Segment::configured(config)?;
-        if default.of(Family::V6).is_some() && !table::has_ipv6() {
-            info!("the node's kernel has no IPv6, so pods have none");
-            default.subnets.retain(|subnet| subnet.family() == Family::V4);
+    /// `Invalid` for a configuration that can't be right; whatever keeps the records from being read.
+    pub async fn open(config: &config::Network, dir: PathBuf) -> Result<Self> {
+        let mut default = Segment::configured(&config.bridge)?;
+        let mut pools = pools(config)?;
+        let at = dir.clone();
+        let (shelf, mut found) = blocking(move || Shelf::open(&at)).await?;
+        if !table::has_ipv6() {
+            only_ipv4(&mut pools);
+            let named = found.there.iter_mut().map(|named| &mut named.segment);
+            for segment in named.chain([&mut default]) {
+                if only_ipv4(&mut segment.subnets) {
+                    info!(network = segment.name, "the node's kernel has no IPv6, so pods have none");
+                }
+            }
         }
-        let segments = [default];
-        let of_start = segments.clone();
+        let mut segments = BTreeMap::from([(default.name.clone(), Known::new(default, None))]);
+        for Named { made, segment } in found.there {
+            segments.insert(segment.name.clone(), Known::new(segment, Some(made)));
+        }
+        let of_start: Vec<Segment> = segments.values().map(|known| known.segment.clone()).collect();
         let leases = Arc::new(Mutex::new(blocking(move || Leases::open(&dir, &of_start)).await?));
-        let known = |segment: Segment| (segment.name.clone(), Known::new(segment));
+        let going = found.going.into_iter().map(|named| (named.segment.name.clone(), named));
         Ok(Self {
-            table: config.table.clone(),
-            segments: Mutex::new(segments.into_iter().map(known).collect()),
+            table: config.bridge.table.clone(),
+            pools,
+            segments: Mutex::new(segments),
+            shelf,
+            going: Mutex::new(going.collect()),
+            changing: tokio::sync::Mutex::default(),
             leaving: Leaving::new(Arc::clone(&leases)),
             leases,
             writing: tokio::sync::Mutex::default(),
@@ -122,17 +158,12 @@ impl Bridge {
     /// # Errors
     /// `Unavailable` while the network can't be set up, `Exhausted` when every address is in use, `Precondition` where
     /// a port is taken. After an error the pod may hold some of it: `release`.
-    pub async fn attach(
-        &self,
-        pod: &PodId,
-        network: &str,
-        ports: &[HostPort],
-        bandwidth: Bandwidth,
-    ) -> Result<Attachment> {
+    pub async fn attach(&self, pod: &PodId, ask: Ask<'_>) -> Result<Attachment> {
+        let Ask { network, ports, bandwidth, .. } = ask;
         let (segment, bridge) = self.ensure(network).await?;
         self.leaving.left(pod).await;
         let seat = loop {
-            match self.take(pod, network, ports).await {
+            match self.take(pod, ask).await {
                 // Those who are leaving make room in a moment.
                 Err(error) if error.kind == Kind::Exhausted && self.leaving.one_left().await => {}
                 outcome => break outcome?,
@@ -227,7 +258,7 @@ impl Bridge {
         outcome
     }
 
-    fn segments(&self) -> Vec<Segment> {
+    pub(super) fn segments(&self) -> Vec<Segment> {
         lock(&self.segments).values().map(|known| known.segment.clone()).collect()
     }
 
@@ -239,9 +270,9 @@ impl Bridge {
 
     /// The network and its bridge, after setting up whatever is not there (any more). Two at once do the same thing
     /// twice.
-    async fn ensure(&self, network: &str) -> Result<(Segment, route::Link)> {
+    pub(super) async fn ensure(&self, network: &str) -> Result<(Segment, route::Link)> {
         let known = lock(&self.segments).get(network).cloned();
-        let Some(Known { segment, state }) = known else {
+        let Some(Known { segment, state, .. }) = known else {
             return Err(Error::not_found("join network", network)
                 .because(Cause("no network of that name was created".into()))
                 .hint("`berth network ls` shows those there are"));
@@ -254,7 +285,7 @@ impl Bridge {
             }
         }
         let set_up = async {
-            let link = route.bridge(&segment).await?;
+            let link = route.bridge(&segment, &self.alias(&segment)).await?;
             self.open_ports().await?;
             Ok(link)
         };
@@ -270,25 +301,64 @@ impl Bridge {
         outcome.map(|link| (segment, link))
     }
 
+    /// What people see beside the name of a network's bridge.
+    pub(super) fn alias(&self, segment: &Segment) -> String {
+        let segments = lock(&self.segments);
+        match segments.get(DEFAULT) {
+            Some(default) if segment.name != DEFAULT => {
+                format!("{}: network {}", default.segment.link, segment.name)
+            }
+            Some(_) | None => String::new(),
+        }
+    }
+
     /// Brings the tables to what the leases say.
-    async fn open_ports(&self) -> Result<()> {
+    pub(super) async fn open_ports(&self) -> Result<()> {
         let _alone = self.writing.lock().await;
         let ports = lock(&self.leases).ports();
         table::install(&self.table, &self.segments(), &ports).await
     }
 
-    async fn take(&self, pod: &PodId, network: &str, ports: &[HostPort]) -> Result<Seat> {
-        let (leases, owner, wanted) = (Arc::clone(&self.leases), pod.clone(), ports.to_vec());
-        let network = network.to_owned();
+    async fn take(&self, pod: &PodId, ask: Ask<'_>) -> Result<Seat> {
+        let (leases, owner, network) = (Arc::clone(&self.leases), pod.clone(), ask.network.to_owned());
+        let (addresses, wanted) = (ask.addresses.to_vec(), ask.ports.to_vec());
         blocking(move || {
             let mut leases = lock(&leases);
             if leases.holds(&owner, &network, &wanted).is_none() {
                 wanted.iter().try_for_each(is_nobodys)?;
             }
-            leases.take(&owner, &network, &wanted)
+            leases.take_at(&owner, &network, &addresses, &wanted)
         })
         .await
     }
+}
+
+/// Leaves IPv4 alone; whether anything went.
+fn only_ipv4(subnets: &mut Vec<Subnet>) -> bool {
+    let before = subnets.len();
+    subnets.retain(|subnet| subnet.family() == Family::V4);
+    before > subnets.len()
+}
+
+/// Where networks that ask for no subnet get theirs.
+///
+/// # Errors
+/// `Invalid` names the key.
+fn pools(config: &config::Network) -> Result<Vec<Subnet>> {
+    let mut pools = Vec::new();
+    for (key, text, family) in [("pool", &config.pool, Family::V4), ("pool6", &config.pool6, Family::V6)] {
+        if family == Family::V6 && text.is_empty() {
+            continue;
+        }
+        let invalid =
+            |cause: String| Error::invalid("read configuration", format!("network.{key} = {text:?}"), cause);
+        let pool = Subnet::parse(text).map_err(invalid)?;
+        if pool.family() != family {
+            return Err(invalid("it is of the other family".into()));
+        }
+        pools.push(pool);
+    }
+    Ok(pools)
 }
 
 fn attachment(

@@ -79,9 +79,24 @@ impl Leases {
         Ok(opened)
     }
 
-    fn add(&mut self, segment: &Segment) {
+    /// From now on there are places in this network.
+    pub fn add(&mut self, segment: &Segment) {
         let pools = segment.subnets.iter().map(|subnet| Pool::new(*subnet)).collect();
         self.pools.insert(segment.name.clone(), pools);
+    }
+
+    /// From now on there are none.
+    ///
+    /// # Errors
+    /// Who has one; then it stays.
+    pub fn remove(&mut self, network: &str) -> Result<(), Vec<PodId>> {
+        let of_network = self.seats.iter().filter(|(_, seat)| seat.network == network);
+        let users: Vec<PodId> = of_network.map(|(pod, _)| pod.clone()).collect();
+        if users.is_empty() {
+            self.pools.remove(network);
+            return Ok(());
+        }
+        Err(users)
     }
 
     /// The pod's place in the network, a new one or the one it has, and these ports of the node for it.
@@ -90,6 +105,20 @@ impl Leases {
     /// `Exhausted` where no address is free, `Precondition` where another pod has one of the ports, or the network has
     /// no address for one.
     pub fn take(&mut self, pod: &PodId, network: &str, ports: &[HostPort]) -> Result<Seat> {
+        self.take_at(pod, network, &[], ports)
+    }
+
+    /// The same at addresses that were asked for; of a family without one any address will do.
+    ///
+    /// # Errors
+    /// Also `Invalid` for an address that the network does not have, `Precondition` for one that is in use.
+    pub fn take_at(
+        &mut self,
+        pod: &PodId,
+        network: &str,
+        addresses: &[IpAddr],
+        ports: &[HostPort],
+    ) -> Result<Seat> {
         if let Some(seat) = self.holds(pod, network, ports) {
             return Ok(seat);
         }
@@ -97,7 +126,7 @@ impl Leases {
         let held = self.held(pod, network);
         let seat = match held.clone() {
             Some(seat) => seat,
-            None => self.next(network)?,
+            None => self.next(network, addresses)?,
         };
         for port in ports {
             if !seat.addresses.iter().any(|address| port.is_of(Family::of(*address))) {
@@ -150,11 +179,20 @@ impl Leases {
         seat.addresses.iter().all(good).then(|| seat.clone())
     }
 
-    fn next(&self, network: &str) -> Result<Seat> {
+    fn next(&self, network: &str, asked: &[IpAddr]) -> Result<Seat> {
         let pools = self.pools.get(network).ok_or_else(|| {
             Error::not_found("join network", network).hint("`berth network ls` shows those there are")
         })?;
-        let addresses = pools.iter().map(Pool::next).collect::<Result<_>>()?;
+        let of_family = |pool: &Pool, address: &IpAddr| Family::of(*address) == pool.subnet().family();
+        if let Some(stray) = asked.iter().find(|address| !pools.iter().any(|pool| of_family(pool, address))) {
+            let cause = format!("the network {network} has no subnet of that family");
+            return Err(Error::invalid("take address", stray.to_string(), cause));
+        }
+        let address = |pool: &Pool| match asked.iter().find(|address| of_family(pool, address)) {
+            Some(address) => pool.spare(*address),
+            None => pool.next(),
+        };
+        let addresses = pools.iter().map(address).collect::<Result<_>>()?;
         Ok(Seat { network: network.into(), addresses })
     }
 
@@ -413,6 +451,34 @@ mod tests {
         assert_eq!(without.pods(), std::slice::from_ref(&one));
         without.give_back(&one).unwrap();
         assert!(Leases::open(dir.path(), &networks()).unwrap().pods().is_empty());
+    }
+
+    #[test]
+    fn a_network_goes_when_nobody_is_in_it_and_addresses_may_be_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let (one, two) = (PodId::random(), PodId::random());
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let mut leases = Leases::open(dir.path(), &networks()[..1]).unwrap();
+        let red = segment("red", &["10.9.2.0/24", "fd0a::/64"]);
+        leases.add(&red);
+        let seat = leases.take_at(&one, "red", &[ip("fd0a::9")], &[]).unwrap();
+        assert_eq!(seat.addresses, [ip("10.9.2.2"), ip("fd0a::9")]);
+        // Whoever has a place keeps it, whatever is asked for.
+        assert_eq!(leases.take_at(&one, "red", &[ip("10.9.2.7")], &[]).unwrap(), seat);
+        let refused = leases.take_at(&two, "red", &[ip("10.9.2.2")], &[]).unwrap_err();
+        assert!(
+            refused.kind == Kind::Precondition && refused.chain().contains(one.short()),
+            "{}",
+            refused.chain()
+        );
+        leases.add(&segment("green", &["10.9.3.0/24"]));
+        let refused = leases.take_at(&two, "green", &[ip("fd0a::9")], &[]).unwrap_err();
+        assert!(refused.chain().contains("no subnet of that family"), "{}", refused.chain());
+        assert_eq!(leases.remove("red"), Err(vec![one.clone()]));
+        assert_eq!(leases.remove("green"), Ok(()));
+        assert_eq!(leases.take(&two, "green", &[]).unwrap_err().kind, Kind::NotFound);
+        leases.give_back(&one).unwrap();
+        assert_eq!((leases.remove("red"), leases.remove("red")), (Ok(()), Ok(())));
     }
 
     #[test]

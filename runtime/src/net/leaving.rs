@@ -60,6 +60,11 @@ impl Leaving {
         self.pods.subscribe().wait_for(|pods| !pods.contains_key(pod)).await.ok();
     }
 
+    /// Whether it is on its way out.
+    pub fn has(&self, pod: &PodId) -> bool {
+        self.pods.borrow().contains_key(pod)
+    }
+
     /// Returns when one of those who are leaving now has left. False where there is nobody.
     pub async fn one_left(&self) -> bool {
         let mut seen = self.pods.subscribe();

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! Network ─┬─ cni      pods that a kubelet asks for, where there is a configuration in network.conf_dir
-//!          └─ bridge   all others, and those of people
+//!          └─ bridge   all others, and those of people; networks: choose, named   those that people make
 //!               segment ── subnet ─┬─ pool ── lease ── leaving   who has which address, in memory and on disk
 //!                                  ├─ route                      the bridge and the host ends of pods, by netlink
 //!                                  ├─ table                      forwarding and nftables: the way out, the ports in
@@ -13,11 +13,14 @@
 //! ```
 
 mod bridge;
+mod choose;
 mod cni;
 mod conntrack;
 mod counters;
 mod lease;
 mod leaving;
+mod named;
+mod networks;
 mod pool;
 mod port;
 mod route;
@@ -39,8 +42,12 @@ use self::{
     cni::{Bandwidth, Cni},
 };
 pub use self::{
-    cni::{Dns, Wish},
+    cni::{Dns, IPS, Wish},
+    named::Made,
+    networks::{NetworkView, NewNetwork},
     port::{HostPort, Protocol},
+    segment::{DEFAULT, Reach, check_name},
+    subnet::{Family, Subnet},
 };
 use crate::{Error, Kind, Result, config, id::PodId};
 
@@ -53,11 +60,11 @@ pub struct Network {
 
 /// Whose network a pod is to have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Choice {
+pub enum Choice<'a> {
     /// What the node is configured for: plugins, or the bridge where there are none.
     Configured,
-    /// The bridge, whatever is configured.
-    BuiltIn,
+    /// A network of the built-in kind, whatever is configured.
+    BuiltIn(&'a str),
 }
 
 /// What a pod will have: the bridge's part is instructions for its sandbox shim, the plugins' comes with `plug`.
@@ -94,7 +101,7 @@ impl Network {
     /// `Invalid` for a configuration that can't be right; whatever keeps the records from being read.
     pub async fn open(config: &config::Network, dir: PathBuf) -> Result<Self> {
         cni::checked(config)?;
-        let bridge = Bridge::open(&config.bridge, dir.clone()).await?;
+        let bridge = Bridge::open(config, dir.clone()).await?;
         let config = config.clone();
         let cni = blocking(move || Cni::open(&config, &dir)).await?;
         let network = Self { bridge, cni };
@@ -106,6 +113,7 @@ impl Network {
             Ok(_) => {}
             Err(error) => warn!(error = %error.chain(), "pods get no network"),
         }
+        network.bridge.resume().await;
         Ok(network)
     }
 
@@ -143,16 +151,20 @@ impl Network {
     /// # Errors
     /// `Unavailable` while the network can't be set up, `Exhausted` when every address is in use, `Precondition` where
     /// a port is taken. After an error the pod may hold some of it: `release`.
-    pub async fn attach(&self, pod: &PodId, choice: Choice, wish: &Wish) -> Result<Attachment> {
-        if choice == Choice::Configured {
-            let lists = self.cni.serving().await?;
-            if !lists.is_empty() {
-                return Ok(Attachment::Plugins(lists));
+    pub async fn attach(&self, pod: &PodId, choice: Choice<'_>, wish: &Wish) -> Result<Attachment> {
+        let (network, addresses) = match choice {
+            Choice::Configured => {
+                let lists = self.cni.serving().await?;
+                if !lists.is_empty() {
+                    return Ok(Attachment::Plugins(lists));
+                }
+                (DEFAULT, Vec::new())
             }
-        }
+            Choice::BuiltIn(network) => (network, wish.addresses()?),
+        };
         let bandwidth = Bandwidth::of(&wish.annotations)?;
-        let bridge::Attachment { link, ips } =
-            self.bridge.attach(pod, segment::DEFAULT, &wish.ports, bandwidth).await?;
+        let ask = bridge::Ask { network, addresses: &addresses, ports: &wish.ports, bandwidth };
+        let bridge::Attachment { link, ips } = self.bridge.attach(pod, ask).await?;
         Ok(Attachment::Bridge { link: Box::new(link), ips })
     }
 
@@ -190,6 +202,35 @@ impl Network {
     /// that. Absent: success.
     pub async fn release(&self, pod: &PodId) -> Result<()> {
         self.bridge.release(pod).await
+    }
+
+    /// Makes a network for people's containers. After an error it is not there.
+    ///
+    /// # Errors
+    /// `Invalid`, `AlreadyExists`, `Precondition` for addresses that somebody has, `Exhausted`, `Unavailable`.
+    pub async fn create(&self, new: NewNetwork) -> Result<NetworkView> {
+        self.bridge.create(new).await
+    }
+
+    /// Removes one that no pod is in.
+    ///
+    /// # Errors
+    /// `NotFound`, or `Precondition` where it is in use or the node's own.
+    pub async fn remove(&self, name: &str) -> Result<()> {
+        self.bridge.remove(name).await
+    }
+
+    /// Networks of the built-in kind, the node's own first.
+    pub fn networks(&self) -> Vec<NetworkView> {
+        self.bridge.networks()
+    }
+
+    /// One of them.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn network(&self, name: &str) -> Result<NetworkView> {
+        self.bridge.network(name)
     }
 
     /// Pods that hold something of the network, for the reconcile at start.

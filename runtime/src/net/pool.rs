@@ -59,7 +59,25 @@ impl Pool {
             .hint("remove pods, or give the network a larger subnet"))
     }
 
-    /// Gives an address that `next` named.
+    /// Whether this very address can be given.
+    ///
+    /// # Errors
+    /// `Invalid` for one that is no pod's, `Precondition` for one that is in use.
+    pub fn spare(&self, address: IpAddr) -> Result<IpAddr> {
+        const OP: &str = "take address";
+        if !self.subnet.has(address) {
+            let cause = format!("it is not one of {} that a pod can have", self.subnet);
+            return Err(Error::invalid(OP, address.to_string(), cause));
+        }
+        match self.by_pod.iter().find(|(_, held)| **held == address) {
+            Some((pod, _)) => Err(Error::new(Kind::Precondition, OP, address.to_string())
+                .because(crate::error::Cause(format!("pod {} has it", pod.short())))
+                .hint("choose another one, or none")),
+            None => Ok(address),
+        }
+    }
+
+    /// Gives an address that `next` or `spare` named.
     pub fn give(&mut self, pod: PodId, address: IpAddr) {
         self.free(&pod);
         self.last = address;
@@ -116,6 +134,29 @@ mod tests {
         let error = pool.next().unwrap_err();
         assert_eq!(error.kind, Kind::Exhausted);
         assert!(error.chain().contains("all 5 addresses"), "{}", error.chain());
+    }
+
+    #[test]
+    fn an_address_that_is_asked_for_is_given_once() {
+        let mut pool = Pool::new(Subnet::parse("10.9.0.0/29").unwrap());
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        pool.give(pod(1), pool.spare(ip("10.9.0.5")).unwrap());
+        for (address, kind) in [
+            ("10.9.0.5", Kind::Precondition),
+            ("10.9.0.1", Kind::Invalid),
+            ("10.9.0.7", Kind::Invalid),
+            ("10.8.0.2", Kind::Invalid),
+            ("fd09::2", Kind::Invalid),
+        ] {
+            assert_eq!(pool.spare(ip(address)).unwrap_err().kind, kind, "{address}");
+        }
+        // The next ones go round it.
+        for number in 2..=5 {
+            let address = pool.next().unwrap();
+            assert_ne!(address, ip("10.9.0.5"));
+            pool.give(pod(number), address);
+        }
+        assert_eq!(pool.next().unwrap_err().kind, Kind::Exhausted);
     }
 
     #[test]

@@ -56,12 +56,12 @@ impl Route {
         }
     }
 
-    /// The bridge, made or found, with its addresses and up.
+    /// The bridge, made or found, with its addresses and up. `alias` is what people see beside its name; empty: nothing.
     ///
     /// # Errors
     /// `Precondition` where the node has ways to addresses of its subnets; one that has its addresses already is only
     /// told of.
-    pub async fn bridge(&self, segment: &Segment) -> Result<Link> {
+    pub async fn bridge(&self, segment: &Segment, alias: &str) -> Result<Link> {
         let name = segment.link.as_str();
         let there = self.link(name).await?;
         let ways = self.ways().await?;
@@ -90,6 +90,9 @@ impl Route {
         };
         if mtu != 0 {
             change = change.mtu(mtu);
+        }
+        if !alias.is_empty() {
+            change = change.append_extra_attribute(LinkAttribute::IfAlias(alias.to_owned()));
         }
         self.0
             .link()
@@ -140,11 +143,19 @@ impl Route {
 
     async fn name(&self, index: u32) -> Option<String> {
         let links = self.links().await.ok()?;
-        let link = links.into_iter().find(|message| message.header.index == index)?;
-        link.attributes.into_iter().find_map(|attribute| match attribute {
-            LinkAttribute::IfName(name) => Some(name),
-            _ => None,
-        })
+        links.iter().find(|message| message.header.index == index).and_then(name)
+    }
+
+    /// What the node has a way to, with the name of the link.
+    pub async fn reached(&self) -> Result<Vec<(IpAddr, u8, String)>> {
+        let links = self.links().await?;
+        let names: HashMap<u32, String> =
+            links.iter().filter_map(|message| Some((message.header.index, name(message)?))).collect();
+        let told = |way: Way| {
+            let link = names.get(&way.link).cloned().unwrap_or_else(|| format!("link {}", way.link));
+            (way.to, way.prefix, link)
+        };
+        Ok(self.ways().await?.into_iter().map(told).collect())
     }
 
     async fn links(&self) -> Result<Vec<LinkMessage>> {
@@ -261,6 +272,13 @@ fn way(route: &RouteMessage, unspecified: IpAddr) -> Option<Way> {
     let wanted = table == MAIN && route.header.kind == RouteType::Unicast;
     let prefix = route.header.destination_prefix_length;
     wanted.then(|| Some(Way { to, prefix, link: link? })).flatten()
+}
+
+fn name(message: &LinkMessage) -> Option<String> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(name.clone()),
+        _ => None,
+    })
 }
 
 fn read(message: &LinkMessage) -> Link {

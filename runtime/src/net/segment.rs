@@ -12,6 +12,10 @@ use crate::{Error, Result, config};
 pub const POD_LINK: &str = "eth0";
 /// The network that pods have who ask for none, from network.bridge.
 pub const DEFAULT: &str = "bridge";
+/// What the bridges of all other networks begin with; 12 digits of the network's id follow.
+pub const NAMED_LINKS: &str = "btn";
+/// Words that mean something else where a network is named, here or with docker and podman.
+const RESERVED: [&str; 6] = [DEFAULT, "host", "none", "default", "container", "ns"];
 
 /// A network as it is set up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,8 +54,9 @@ impl Segment {
             let cause = "an interface's name is 1 to 15 letters, digits, dots, dashes and underscores";
             return Err(invalid("name", format!("{name:?}"), cause));
         }
-        if name.starts_with("bth") {
-            return Err(invalid("name", format!("{name:?}"), "bth is what the links of pods start with"));
+        if name.starts_with("bth") || name.starts_with(NAMED_LINKS) {
+            let cause = "bth is what the links of pods start with, btn the bridges of other networks";
+            return Err(invalid("name", format!("{name:?}"), cause));
         }
         if !table_name(table) {
             let cause = "a table's name is a letter and up to 31 letters, digits and underscores";
@@ -85,6 +90,22 @@ impl Segment {
     }
 }
 
+/// Whether somebody's network may have this name.
+///
+/// # Errors
+/// Why not.
+pub fn check_name(name: &str) -> Result<(), String> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    let begins = name.starts_with(|first: char| first.is_ascii_alphanumeric());
+    if !begins || name.len() > 63 || !name.bytes().all(allowed) {
+        return Err("a network's name is up to 63 letters, digits, `_`, `.` and `-`, and begins with one of the first two".into());
+    }
+    if RESERVED.contains(&name) {
+        return Err("that name has a meaning of its own".into());
+    }
+    Ok(())
+}
+
 pub fn good_mtu(mtu: u32) -> bool {
     mtu == 0 || (68..=65_535).contains(&mtu)
 }
@@ -106,6 +127,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_network_has_a_plain_name_of_its_own() {
+        for good in ["a", "blue", "my-net_1.x", &"a".repeat(63)] {
+            assert_eq!(check_name(good), Ok(()), "{good}");
+        }
+        for bad in ["", "-a", ".", "a b", "a/b", "a\n", "ä", "bridge", "host", "none", &"a".repeat(64)] {
+            assert!(check_name(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn hostile_settings_are_refused_with_their_key() {
         let check = Segment::configured;
         let good = config::Bridge::default();
@@ -120,7 +151,8 @@ mod tests {
             let told = error.kind == crate::Kind::Invalid && error.chain().contains(key);
             assert!(told, "{key}: {}", error.chain());
         };
-        for name in ["", ".", "..", "-x", "a/b", "a b", "sixteen-letters-", "x\"; flush", "x\n", "bth0", "é"]
+        for name in
+            ["", ".", "..", "-x", "a/b", "a b", "sixteen-letters-", "x\"; flush", "x\n", "bth0", "btn0", "é"]
         {
             refused("network.bridge.name", config::Bridge { name: name.into(), ..good.clone() });
         }

@@ -5,13 +5,15 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-/// An IPv4 network of 2 to 2^24 addresses, or an IPv6 network of 2 to 2^80. The first usable one is the gateway's.
+/// An IPv4 network of 2 to 2^24 addresses, or an IPv6 network of 2 to 2^80. The gateway has the first usable one, or
+/// another that was chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Subnet {
     family: Family,
     /// The bits of an IPv4 address are the lowest 32.
     network: u128,
     prefix: u8,
+    gateway: u128,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,7 +73,7 @@ impl Subnet {
             return Err(format!("the prefix is {prefix:?}, not one of {least} to {most}"));
         };
         let network = number(address) & !family.rest(prefix);
-        let subnet = Self { family, network, prefix };
+        let subnet = Self { family, network, prefix, gateway: network + 1 };
         if network != number(address) {
             return Err(format!("address bits are set after the prefix: write {subnet}"));
         }
@@ -99,13 +101,43 @@ impl Subnet {
         self.prefix
     }
 
+    /// The address that the range is named by.
+    pub fn first(self) -> IpAddr {
+        self.family.address(self.network)
+    }
+
     pub fn gateway(self) -> IpAddr {
-        self.family.address(self.network + 1)
+        self.family.address(self.gateway)
+    }
+
+    /// The same range with another gateway.
+    ///
+    /// # Errors
+    /// What is wrong with the address.
+    pub fn with_gateway(self, gateway: IpAddr) -> Result<Self, String> {
+        let inside =
+            Family::of(gateway) == self.family && (self.network + 1..=self.last()).contains(&number(gateway));
+        match inside {
+            true => Ok(Self { gateway: number(gateway), ..self }),
+            false => Err(format!("{gateway} is no address that a gateway of {self} can have")),
+        }
+    }
+
+    /// The ranges of a shorter prefix that this one is made of, in order; none where it is shorter itself.
+    pub fn parts(self, prefix: u8) -> impl Iterator<Item = Self> {
+        let step = self.family.rest(prefix) + 1;
+        let count = if prefix < self.prefix { 0 } else { 1_u128 << (prefix - self.prefix) };
+        (0..count).map(move |part| {
+            let network = self.network + part * step;
+            Self { network, prefix, gateway: network + 1, ..self }
+        })
     }
 
     /// Whether a pod may have this address: neither network, gateway nor broadcast.
     pub fn has(self, address: IpAddr) -> bool {
-        Family::of(address) == self.family && (self.first()..=self.last()).contains(&number(address))
+        let inside =
+            Family::of(address) == self.family && (self.network + 1..=self.last()).contains(&number(address));
+        inside && number(address) != self.gateway
     }
 
     /// Whether an address lies in the range, whoever has it.
@@ -122,18 +154,15 @@ impl Subnet {
 
     /// How many pods fit.
     pub fn capacity(self) -> u128 {
-        self.last() - self.first() + 1
+        self.last() - self.network - 1
     }
 
     /// The pods' address after this one, round and round; of one outside, the first.
     pub fn after(self, address: IpAddr) -> IpAddr {
-        let next = number(address).saturating_add(1);
-        let inside = Family::of(address) == self.family && (self.first()..=self.last()).contains(&next);
-        self.family.address(if inside { next } else { self.first() })
-    }
-
-    fn first(self) -> u128 {
-        self.network + 2
+        let over_gateway = |next: u128| if next == self.gateway { next + 1 } else { next };
+        let next = over_gateway(number(address).saturating_add(1));
+        let inside = Family::of(address) == self.family && (self.network + 1..=self.last()).contains(&next);
+        self.family.address(if inside { next } else { over_gateway(self.network + 1) })
     }
 
     fn last(self) -> u128 {
@@ -212,6 +241,46 @@ mod tests {
             assert!(Subnet::parse(text).is_err(), "{text}");
         }
         assert!(Subnet::parse("10.88.0.1/16").unwrap_err().contains("write 10.88.0.0/16"));
+    }
+
+    #[test]
+    fn a_gateway_may_be_anywhere_and_is_no_pods_address() {
+        for (text, gateway) in
+            [("10.9.0.0/29", "10.9.0.6"), ("10.9.0.0/29", "10.9.0.3"), ("fd09::/125", "fd09::4")]
+        {
+            let subnet = Subnet::parse(text).unwrap().with_gateway(ip(gateway)).unwrap();
+            assert_eq!(
+                (subnet.gateway(), subnet.capacity(), subnet.to_string()),
+                (ip(gateway), 5, text.into())
+            );
+            let mut seen = vec![subnet.after(subnet.gateway())];
+            while seen.len() < 5 {
+                seen.push(subnet.after(seen[seen.len() - 1]));
+            }
+            assert!(seen.iter().all(|address| subnet.has(*address)), "{seen:?}");
+            assert_eq!(subnet.after(seen[4]), seen[0]);
+            seen.sort();
+            seen.dedup();
+            assert_eq!(seen.len(), 5);
+        }
+        let subnet = Subnet::parse("10.9.0.0/29").unwrap();
+        for wrong in ["10.9.0.0", "10.9.0.7", "10.9.0.8", "fd09::1"] {
+            assert!(subnet.with_gateway(ip(wrong)).unwrap_err().contains(wrong), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_range_is_made_of_its_parts() {
+        let parts = |text: &str, prefix| {
+            Subnet::parse(text).unwrap().parts(prefix).map(|part| part.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            parts("10.89.0.0/22", 24),
+            ["10.89.0.0/24", "10.89.1.0/24", "10.89.2.0/24", "10.89.3.0/24"]
+        );
+        assert_eq!(parts("fd00:1::/63", 64), ["fd00:1::/64", "fd00:1:0:1::/64"]);
+        assert_eq!(parts("10.89.0.0/24", 24), ["10.89.0.0/24"]);
+        assert!(parts("10.89.0.0/25", 24).is_empty());
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! out       pod ── postrouting: the source of what leaves the subnet becomes the node's
 //! in        node's port ── prerouting (from elsewhere) or output (from the node) ── ports: to the pod's address
 //!           with postrouting: what comes from 127.0.0.1, or from the subnet itself, has to come back this way
-//! between   forward: from one network into another only by a port of the node; out of an internal one not at all
+//! between   forward: into a network that somebody made only answers, and what comes by a port of the node; out of an
+//!           internal one nothing
 //! ```
 
 use std::{process::Stdio, time::Duration};
@@ -15,7 +16,7 @@ use tracing::{info, warn};
 use super::{
     lease::Seat,
     port::HostPort,
-    segment::{Reach, Segment},
+    segment::{self, Reach, Segment},
     subnet::Family,
 };
 use crate::{Error, Kind, Result, error::Cause};
@@ -146,26 +147,24 @@ fn of_family(family: Family, table: &str, segments: &[Segment], ports: &[(Seat, 
     text
 }
 
-/// What may pass from one link to another.
+/// What may pass from one link to another: into a network that somebody made nothing but answers and what came by a port
+/// of the node, as with docker; into the default one, whose pods are the cluster's, all but what comes from the others.
 fn between(segments: &[Segment]) -> Vec<String> {
     let mut rules = Vec::new();
     for Segment { link, .. } in segments.iter().filter(|segment| segment.reach == Reach::Internal) {
         rules.push(format!("iifname \"{link}\" oifname != \"{link}\" drop"));
         rules.push(format!("iifname != \"{link}\" oifname \"{link}\" drop"));
     }
-    if segments.len() > 1 {
-        // Answers, and what came by a port of the node.
+    let (default, named): (Vec<&Segment>, Vec<&Segment>) =
+        segments.iter().partition(|segment| segment.name == segment::DEFAULT);
+    if !named.is_empty() {
         rules.push("ct state established,related accept".into());
         rules.push("ct status dnat accept".into());
     }
-    for Segment { link, .. } in segments {
-        let others: Vec<String> = segments
-            .iter()
-            .filter(|other| other.link != *link)
-            .map(|other| format!("\"{}\"", other.link))
-            .collect();
-        if !others.is_empty() {
-            rules.push(format!("iifname \"{link}\" oifname {{ {} }} drop", others.join(", ")));
+    for Segment { link, .. } in &named {
+        rules.push(format!("iifname != \"{link}\" oifname \"{link}\" drop"));
+        for Segment { link: other, .. } in &default {
+            rules.push(format!("iifname \"{link}\" oifname \"{other}\" drop"));
         }
     }
     for Segment { link, .. } in segments {
@@ -326,10 +325,12 @@ mod tests {
             "iifname != \"bn2\" oifname \"bn2\" drop",
             "ct state established,related accept",
             "ct status dnat accept",
-            "iifname \"berth0\" oifname { \"bn1\", \"bn2\" } drop",
-            "iifname \"bn1\" oifname { \"berth0\", \"bn2\" } drop",
+            "iifname != \"bn1\" oifname \"bn1\" drop",
+            "iifname \"bn1\" oifname \"berth0\" drop",
+            "iifname != \"bn2\" oifname \"bn2\" drop",
+            "iifname \"bn2\" oifname \"berth0\" drop",
         ];
-        assert_eq!(lines(&text, "add rule ip berth forward ")[..6], expected);
+        assert_eq!(lines(&text, "add rule ip berth forward ")[..8], expected);
         assert!(!text.contains("oifname != \"bn2\" masquerade"), "{text}");
     }
 

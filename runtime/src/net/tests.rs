@@ -12,8 +12,17 @@ struct Scratch {
     links: Vec<String>,
 }
 
+fn whole(bridge: &config::Bridge) -> config::Network {
+    config::Network { bridge: bridge.clone(), ..config::Network::default() }
+}
+
+/// What a pod asks for that has no wishes but ports.
+fn plain(ports: &[HostPort]) -> Ask<'_> {
+    Ask { network: DEFAULT, addresses: &[], ports, bandwidth: Bandwidth::default() }
+}
+
 async fn opened(config: &config::Bridge, dir: &Path) -> Bridge {
-    let bridge = Bridge::open(config, dir.to_owned()).await.unwrap();
+    let bridge = Bridge::open(&whole(config), dir.to_owned()).await.unwrap();
     bridge.prepare().await;
     bridge
 }
@@ -105,9 +114,9 @@ async fn the_bridge_is_made_found_again_mended_and_taken_down() {
 
     // Somebody removed the bridge: the next pod brings it back.
     let pod = PodId::random();
-    let before = network.attach(&pod, DEFAULT, &[], Bandwidth::default()).await.unwrap();
+    let before = network.attach(&pod, plain(&[])).await.unwrap();
     assert!(run("ip", &["link", "del", &bridge.name]));
-    let after = network.attach(&pod, DEFAULT, &[], Bandwidth::default()).await.unwrap();
+    let after = network.attach(&pod, plain(&[])).await.unwrap();
     assert_eq!(before.ips, after.ips);
     assert_ne!(before.link.bridge_index, after.link.bridge_index);
 
@@ -125,7 +134,7 @@ async fn pods_get_addresses_until_there_are_none_and_give_them_back() {
     let pods: Vec<PodId> = (0..5).map(|_| PodId::random()).collect();
     let mut ips = Vec::new();
     for pod in &pods {
-        let both = scratch.network.attach(pod, DEFAULT, &[], Bandwidth::default()).await.unwrap().ips;
+        let both = scratch.network.attach(pod, plain(&[])).await.unwrap().ips;
         assert!(both.len() == 2 && both[0].is_ipv4() && both[1].is_ipv6(), "{both:?}");
         ips.push(both[0]);
     }
@@ -133,13 +142,12 @@ async fn pods_get_addresses_until_there_are_none_and_give_them_back() {
     distinct.sort();
     distinct.dedup();
     assert_eq!(distinct.len(), 5);
-    let error =
-        scratch.network.attach(&PodId::random(), DEFAULT, &[], Bandwidth::default()).await.unwrap_err();
+    let error = scratch.network.attach(&PodId::random(), plain(&[])).await.unwrap_err();
     assert_eq!(error.kind, Kind::Exhausted);
     assert!(error.chain().contains("all 5 addresses"), "{}", error.chain());
 
     let pod = &pods[0];
-    let link = scratch.network.attach(pod, DEFAULT, &[], Bandwidth::default()).await.unwrap().link;
+    let link = scratch.network.attach(pod, plain(&[])).await.unwrap().link;
     assert_eq!(link.host_name.len(), 14);
     assert_eq!((link.name.as_str(), link.mtu, link.hairpin), ("eth0", 1400, true));
     assert_eq!(link.addresses[0].ip, link.mac[2..]);
@@ -163,17 +171,14 @@ async fn pods_get_addresses_until_there_are_none_and_give_them_back() {
     assert_eq!(scratch.network.stats(pod), None);
     assert_eq!(scratch.network.attached().len(), 4);
     assert!(!scratch.network.attached().contains(pod));
-    assert_eq!(
-        scratch.network.attach(&PodId::random(), DEFAULT, &[], Bandwidth::default()).await.unwrap().ips[..1],
-        ips[..1]
-    );
+    assert_eq!(scratch.network.attach(&PodId::random(), plain(&[])).await.unwrap().ips[..1], ips[..1]);
 }
 
 #[tokio::test]
 async fn an_address_is_free_only_once_its_link_is_gone_and_nobody_waits_but_who_wants_it() {
     let Some(mut scratch) = Scratch::new(30).await else { return };
     let pod = PodId::random();
-    let attached = scratch.network.attach(&pod, DEFAULT, &[], Bandwidth::default()).await.unwrap();
+    let attached = scratch.network.attach(&pod, plain(&[])).await.unwrap();
     scratch.veth(&attached.link);
     // The link is there still: released, and not free, for a later daemon neither.
     tokio::time::timeout(Duration::from_secs(1), scratch.network.release(&pod)).await.unwrap().unwrap();
@@ -182,7 +187,7 @@ async fn an_address_is_free_only_once_its_link_is_gone_and_nobody_waits_but_who_
     assert_eq!(again.attached(), std::slice::from_ref(&pod));
     // There is one address: the next pod gets it, when the link has gone; and so does the same pod, had it come back.
     let next = PodId::random();
-    let mut waiting = std::pin::pin!(scratch.network.attach(&next, DEFAULT, &[], Bandwidth::default()));
+    let mut waiting = std::pin::pin!(scratch.network.attach(&next, plain(&[])));
     assert!(tokio::time::timeout(Duration::from_millis(100), &mut waiting).await.is_err());
     assert!(run("ip", &["link", "del", &attached.link.host_name]));
     let given = tokio::time::timeout(Duration::from_secs(2), waiting).await.unwrap().unwrap();
@@ -194,10 +199,10 @@ async fn an_address_is_free_only_once_its_link_is_gone_and_nobody_waits_but_who_
 async fn a_pod_that_comes_back_while_it_leaves_keeps_what_it_gets() {
     let Some(mut scratch) = Scratch::new(29).await else { return };
     let pod = PodId::random();
-    let link = scratch.network.attach(&pod, DEFAULT, &[], Bandwidth::default()).await.unwrap().link;
+    let link = scratch.network.attach(&pod, plain(&[])).await.unwrap().link;
     scratch.veth(&link);
     scratch.network.release(&pod).await.unwrap();
-    let mut back = std::pin::pin!(scratch.network.attach(&pod, DEFAULT, &[], Bandwidth::default()));
+    let mut back = std::pin::pin!(scratch.network.attach(&pod, plain(&[])));
     assert!(tokio::time::timeout(Duration::from_millis(100), &mut back).await.is_err());
     assert!(run("ip", &["link", "del", &link.host_name]));
     tokio::time::timeout(Duration::from_secs(2), back).await.unwrap().unwrap();
@@ -213,10 +218,7 @@ async fn a_name_that_is_taken_is_told_not_touched() {
     let why = network.ready().unwrap_err();
     // Without the right to make links that is what it says.
     assert!(why.contains("is no bridge") || why.contains("CAP_NET_ADMIN"), "{why}");
-    assert_eq!(
-        network.attach(&PodId::random(), DEFAULT, &[], Bandwidth::default()).await.unwrap_err().kind,
-        Kind::Unavailable
-    );
+    assert_eq!(network.attach(&PodId::random(), plain(&[])).await.unwrap_err().kind, Kind::Unavailable);
     assert!(network.attached().is_empty());
 
     // The node's own way to somewhere: told, and nothing made.
@@ -236,6 +238,6 @@ async fn a_name_that_is_taken_is_told_not_touched() {
     }
 
     config.subnet = "10.0.0.0/33".into();
-    let error = Bridge::open(&config, dir.path().to_owned()).await.unwrap_err();
+    let error = Bridge::open(&whole(&config), dir.path().to_owned()).await.unwrap_err();
     assert_eq!(error.kind, Kind::Invalid);
 }

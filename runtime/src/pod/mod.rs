@@ -61,10 +61,12 @@ use crate::{
 };
 pub use events::{Event, What};
 pub use handlers::{Handler, Handlers, RecursiveReadOnly};
+pub use wish::NETWORK;
 // What callers of this room give and get; they need not know the rooms behind it.
 pub use crate::{
     cgroup::Stats,
     launcher::Ends,
+    net::IPS,
     oci::{Exec, Options},
 };
 

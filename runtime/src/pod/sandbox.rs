@@ -47,7 +47,7 @@ async fn try_make(rooms: &Rooms, places: &Places, id: &PodId, record: &mut PodRe
     let wish = wish::of(&config, &path)?;
     let choice = match record.by() {
         Client::Cri => Choice::Configured,
-        Client::Standalone => Choice::BuiltIn,
+        Client::Standalone => Choice::BuiltIn(wish::network(&config)),
     };
     let attachment = match network {
         NamespaceMode::Node => None,
@@ -102,7 +102,7 @@ pub async fn take_ports(rooms: &Rooms, id: &PodId, config: &cri::PodSandboxConfi
         true => Ok(()),
         false => {
             let wish = Wish { ports, ..Wish::default() };
-            rooms.network.attach(id, Choice::BuiltIn, &wish).await.map(drop)
+            rooms.network.attach(id, Choice::BuiltIn(wish::network(config)), &wish).await.map(drop)
         }
     }
 }

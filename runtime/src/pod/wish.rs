@@ -5,8 +5,16 @@ use berth_cri::v1 as cri;
 use super::ports::host_ports;
 use crate::{
     Result,
-    net::{Dns, Wish},
+    net::{DEFAULT, Dns, Wish},
 };
+
+/// Of the hidden pod of a person's container: the network it is in, and what it is called there.
+pub const NETWORK: &str = "berth.dev/network";
+
+/// The network that a person's container is in.
+pub fn network(config: &cri::PodSandboxConfig) -> &str {
+    config.annotations.get(NETWORK).map_or(DEFAULT, String::as_str)
+}
 
 /// Reads it from the pod's configuration; `cgroup` is the pod's.
 ///

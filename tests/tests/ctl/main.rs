@@ -2,6 +2,7 @@
 
 mod flags;
 mod lifecycle;
+mod networks;
 mod run;
 mod shape;
 mod storage;

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use berth_cri::v1 as cri;
+use berth_cri::{berth, v1 as cri};
 use berth_tests::{Answer, Daemon, asked, eventually, images, skip};
 
 /// The names in calls of `fault::point`.
@@ -23,6 +23,34 @@ fn points(directory: &Path, found: &mut Vec<String>) {
     }
 }
 
+/// A person's network, a container in it, and both removed. What an earlier try left is removed first.
+fn network(daemon: &Daemon) -> Answer<()> {
+    let name = || "fault".to_owned();
+    let list = berth::ListRequest { all: true, all_clients: false };
+    for left in daemon.call(daemon.containers().list(list))?.containers {
+        let remove = berth::RemoveRequest { container: left.id, force: true };
+        daemon.call(daemon.containers().remove(remove))?;
+    }
+    match daemon.call(daemon.networks().remove(berth::RemoveNetworkRequest { network: name() })) {
+        Err(status) if status.code() != tonic::Code::NotFound => return Err(status),
+        Ok(_) | Err(_) => {}
+    }
+    let spec = berth::NetworkSpec { name: name(), ..Default::default() };
+    daemon.call(daemon.networks().create(berth::CreateNetworkRequest { spec: Some(spec) }))?;
+    let spec = berth::ContainerSpec {
+        image: images::FIXTURE.into(),
+        network: name(),
+        command: vec!["true".into()],
+        ..Default::default()
+    };
+    let made =
+        daemon.call(daemon.containers().create(berth::CreateRequest { spec: Some(spec), start: true }))?;
+    let remove = berth::RemoveRequest { container: made.id, force: true };
+    daemon.call(daemon.containers().remove(remove))?;
+    daemon.call(daemon.networks().remove(berth::RemoveNetworkRequest { network: name() }))?;
+    Ok(())
+}
+
 /// All that a kubelet and a person do with a pod and a container, as far as it goes.
 fn life(daemon: &Daemon) -> Answer<()> {
     let pod = daemon.run_pod(berth_tests::pod("fault"))?;
@@ -35,6 +63,7 @@ fn life(daemon: &Daemon) -> Answer<()> {
 }
 
 fn everything_goes(daemon: &Daemon, point: &str) {
+    daemon.remove_all().unwrap_or_else(|left| panic!("{point}: {left}"));
     for container in daemon.list_containers(cri::ContainerFilter::default()) {
         daemon.status(&container.id).unwrap();
         daemon.stop_container(&container.id, 0).unwrap_or_else(|status| panic!("{point}: {status}"));
@@ -79,11 +108,12 @@ fn berthd_may_die_at_every_point() {
     let of_daemon = |name: &str| !name.starts_with("shim.");
     each("berthd_may_die_at_every_point", of_daemon, |daemon, point| {
         // The call under way gets no answer, those after it nobody.
-        life(daemon).ok();
+        life(daemon).and_then(|()| network(daemon)).ok();
         eventually(&format!("berthd to die at {point}"), || daemon.has_died().then_some(()));
         daemon.up();
         // What is there is told, and the retry of the whole works beside it.
-        life(daemon).unwrap_or_else(|status| panic!("the retry after {point}: {status}"));
+        let again = life(daemon).and_then(|()| network(daemon));
+        again.unwrap_or_else(|status| panic!("the retry after {point}: {status}"));
     });
 }
 

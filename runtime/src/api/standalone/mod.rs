@@ -6,7 +6,7 @@
 //!                         ├─ logs ── tail ── line        ├─> pod
 //!                         ├─ attach, exec ── ends        │
 //!                         └─ list, stats ────────────────┘
-//! images ── spool ─> image        daemon
+//! images ── spool ─> image        networks ─> net        daemon
 //! ```
 //! A standalone container is a hidden pod with one container; both come and go together.
 
@@ -22,6 +22,7 @@ mod line;
 mod list;
 mod logs;
 mod name;
+mod networks;
 mod signal;
 mod spool;
 mod stats;

@@ -1,6 +1,6 @@
 //! What a person asks for -> the hidden pod and the one container in it. Pure.
 
-use std::path::Path;
+use std::{collections::HashMap, net::IpAddr, path::Path};
 
 use berth_cri::{
     berth::{self, ContainerSpec},
@@ -12,7 +12,8 @@ use super::signal;
 use crate::{
     Error, Result,
     id::ContainerId,
-    pod::{Client, CreateContainer, Options, RunPod},
+    net,
+    pod::{Client, CreateContainer, IPS, NETWORK, Options, RunPod},
 };
 
 const OP: &str = "create container";
@@ -49,7 +50,7 @@ pub(super) fn pod(spec: &ContainerSpec, id: &ContainerId, logs: &Path) -> Result
         hostname,
         log_directory: logs.display().to_string(),
         port_mappings: ports(spec)?,
-        annotations: bandwidth(spec)?,
+        annotations: annotations(spec)?,
         linux: Some(cri::LinuxPodSandboxConfig { security_context: Some(security), ..Default::default() }),
         ..Default::default()
     };
@@ -97,8 +98,9 @@ fn namespaces(network: &str) -> Result<cri::NamespaceOption> {
         "host" => cri::NamespaceMode::Node,
         "none" => cri::NamespaceMode::Container,
         other => {
-            return Err(Error::invalid(OP, format!("network {other:?}"), "there is no such network")
-                .hint("one of bridge, host, none"));
+            let named = net::check_name(other);
+            named.map_err(|cause| Error::invalid(OP, format!("network {other:?}"), cause))?;
+            cri::NamespaceMode::Pod
         }
     };
     Ok(cri::NamespaceOption {
@@ -109,10 +111,15 @@ fn namespaces(network: &str) -> Result<cri::NamespaceOption> {
     })
 }
 
+/// Whether it is a network with addresses of its own.
+fn is_bridged(network: &str) -> bool {
+    !matches!(network, "host" | "none")
+}
+
 fn ports(spec: &ContainerSpec) -> Result<Vec<cri::PortMapping>> {
-    if !spec.ports.is_empty() && !matches!(spec.network.as_str(), "" | "bridge") {
+    if !spec.ports.is_empty() && !is_bridged(&spec.network) {
         let object = format!("ports on network {:?}", spec.network);
-        return Err(Error::invalid(OP, object, "ports of the node lead to the bridge only")
+        return Err(Error::invalid(OP, object, "ports of the node lead to bridge networks only")
             .hint("leave the ports out, or the network"));
     }
     let number = |what: &str, port: u32| {
@@ -135,18 +142,44 @@ fn ports(spec: &ContainerSpec) -> Result<Vec<cri::PortMapping>> {
     spec.ports.iter().map(mapping).collect()
 }
 
+/// What the pod's network is told.
+fn annotations(spec: &ContainerSpec) -> Result<HashMap<String, String>> {
+    let mut all = bandwidth(spec)?;
+    if !matches!(spec.network.as_str(), "" | net::DEFAULT) && is_bridged(&spec.network) {
+        all.insert(NETWORK.into(), spec.network.clone());
+    }
+    all.extend(addresses(spec)?);
+    Ok(all)
+}
+
 /// As a kubelet asks for it.
-fn bandwidth(spec: &ContainerSpec) -> Result<std::collections::HashMap<String, String>> {
+fn bandwidth(spec: &ContainerSpec) -> Result<HashMap<String, String>> {
     let asked = [("ingress", &spec.ingress_bandwidth), ("egress", &spec.egress_bandwidth)];
     let asked = asked.into_iter().filter(|(_, bits)| !bits.is_empty());
-    let all: std::collections::HashMap<_, _> =
+    let all: HashMap<_, _> =
         asked.map(|(way, bits)| (format!("kubernetes.io/{way}-bandwidth"), bits.clone())).collect();
-    if !all.is_empty() && !matches!(spec.network.as_str(), "" | "bridge") {
+    if !all.is_empty() && !is_bridged(&spec.network) {
         let object = format!("bandwidth on network {:?}", spec.network);
-        return Err(Error::invalid(OP, object, "only the bridge limits it")
+        return Err(Error::invalid(OP, object, "only bridge networks limit it")
             .hint("leave the limits out, or the network"));
     }
     Ok(all)
+}
+
+/// The addresses that it is to have.
+fn addresses(spec: &ContainerSpec) -> Result<Option<(String, String)>> {
+    let of_family = |what: &str, text: &str, family: net::Family| match text.parse::<IpAddr>() {
+        _ if text.is_empty() => Ok(None),
+        Ok(address) if net::Family::of(address) == family => Ok(Some(address.to_string())),
+        Ok(_) | Err(_) => Err(Error::invalid(OP, format!("{what} {text:?}"), "it is no such address")),
+    };
+    let asked = [of_family("ip", &spec.ip, net::Family::V4)?, of_family("ip6", &spec.ip6, net::Family::V6)?];
+    let asked: Vec<String> = asked.into_iter().flatten().collect();
+    if !asked.is_empty() && !is_bridged(&spec.network) {
+        let object = format!("ip on network {:?}", spec.network);
+        return Err(Error::invalid(OP, object, "it has no addresses to give"));
+    }
+    Ok((!asked.is_empty()).then(|| (IPS.to_owned(), asked.join(","))))
 }
 
 fn security(spec: &ContainerSpec) -> Result<cri::LinuxContainerSecurityContext> {
@@ -284,7 +317,9 @@ mod tests {
             ("bridge", Some(cri::NamespaceMode::Pod)),
             ("host", Some(cri::NamespaceMode::Node)),
             ("none", Some(cri::NamespaceMode::Container)),
-            ("macvlan", None),
+            ("blue", Some(cri::NamespaceMode::Pod)),
+            ("no/name", None),
+            ("default", None),
         ];
         for (network, expected) in rows {
             let spec = ContainerSpec { network: network.into(), ..spec() };
@@ -394,6 +429,21 @@ mod tests {
             let error = made(&spec).unwrap_err();
             assert_eq!(error.kind, crate::Kind::Invalid);
             assert!(error.chain().contains(named), "{}", error.chain());
+        }
+        let named =
+            ContainerSpec { network: "blue".into(), ip: "10.9.0.7".into(), ip6: "fd09::7".into(), ..spec() };
+        let told = annotations(&named).unwrap();
+        assert_eq!((told[NETWORK].as_str(), told[IPS].as_str()), ("blue", "10.9.0.7,fd09::7"));
+        assert!(annotations(&ContainerSpec { network: "bridge".into(), ..spec() }).unwrap().is_empty());
+        for (spec, named) in [
+            (ContainerSpec { ip: "fd09::7".into(), ..spec() }, "ip \"fd09::7\""),
+            (ContainerSpec { ip6: "x".into(), ..spec() }, "ip6 \"x\""),
+            (
+                ContainerSpec { ip: "10.9.0.7".into(), network: "none".into(), ..spec() },
+                "ip on network \"none\"",
+            ),
+        ] {
+            assert!(annotations(&spec).unwrap_err().chain().contains(named), "{named}");
         }
         let limited = ContainerSpec { network: "host".into(), egress_bandwidth: "1M".into(), ..spec() };
         let error = bandwidth(&limited).unwrap_err();

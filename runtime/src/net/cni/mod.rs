@@ -36,7 +36,7 @@ use self::{
 };
 pub use self::{
     conf::NetworkList,
-    wish::{Bandwidth, Dns, Wish},
+    wish::{Bandwidth, Dns, IPS, Wish},
 };
 use super::{blocking, lock};
 use crate::{Error, Result, config, id::PodId};

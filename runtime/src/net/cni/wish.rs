@@ -33,8 +33,19 @@ pub struct Dns {
 const INGRESS: &str = "kubernetes.io/ingress-bandwidth";
 const EGRESS: &str = "kubernetes.io/egress-bandwidth";
 /// Ours: an address or several, separated by commas, and a link address.
-const IPS: &str = "berth.dev/ips";
+pub const IPS: &str = "berth.dev/ips";
 const MAC: &str = "berth.dev/mac";
+
+impl Wish {
+    /// The addresses that the pod is to have, where it says so.
+    ///
+    /// # Errors
+    /// `Invalid` for what is none.
+    pub fn addresses(&self) -> Result<Vec<IpAddr>> {
+        let words = self.annotations.get(IPS).map(|words| words.split(',')).into_iter().flatten();
+        words.map(|word| word.trim().parse().map_err(|_| not_understood(IPS, word))).collect()
+    }
+}
 
 /// CNI_ARGS as pairs.
 ///
