@@ -60,7 +60,7 @@ fn a_network_is_made_told_and_removed() {
         (&false.into(), &"1400".into())
     );
     let link = told["Options"]["com.docker.network.bridge.name"].as_str().unwrap();
-    let shown = Command::new("ip").args(["addr", "show", "dev", link]).output().unwrap();
+    let shown = Command::new("ip").args(["link", "show", "dev", link]).output().unwrap();
     let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
     assert!(shown.contains("mtu 1400") && shown.contains("network blue"), "{shown}");
 
