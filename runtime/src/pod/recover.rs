@@ -1,7 +1,7 @@
 //! After a start: records on disk and shims that answer become the same pods as before. What was begun and not ended is
 //! taken back; what nobody owns is swept, with a line that says what and why; what can't be read is kept.
 
-use std::{collections::HashSet, fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
+use std::{collections::HashSet, fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration};
 
 use berth_launch::v1 as launch;
 use futures_util::{StreamExt, stream};
@@ -30,6 +30,8 @@ use crate::{
 
 /// Pods that are looked at beside each other: one whose shim is silent, or has to be replaced, holds up no other.
 const AT_ONCE: usize = 64;
+/// So long a start waits for its sweep: 10,000 directories take a quarter of a minute.
+const SWEEPING: Duration = Duration::from_secs(1);
 
 pub async fn recover(rooms: Rooms) -> Result<Pods> {
     let places = Places::new(&rooms.config);
@@ -394,30 +396,34 @@ async fn sweep(rooms: &Rooms, places: &Places, found: &Found) {
             }
         }
     }
-    let (state, parent, cgroups) =
-        (places.state.clone(), rooms.config.cgroup_parent.clone(), rooms.cgroups.clone());
-    let swept = blocking("sweep", move || {
-        for kind in ["pods", "containers"] {
-            for entry in fs::read_dir(state.join(kind)).into_iter().flatten().flatten() {
-                let name = entry.file_name().to_string_lossy().into_owned();
-                if PodId::parse(&name).is_err() || known.contains(&name) {
-                    continue;
-                }
-                info!(id = name, "what is left of a {} that is gone is removed", kind.trim_end_matches('s'));
-                let group = cgroups.group(&format!("/{}/{name}", parent.trim_matches('/')));
-                let cleared = group.kill().and_then(|()| group.remove());
-                let removed = cleared
-                    .and(place::unpin(&entry.path()))
-                    .and(place::unmount_all(&entry.path()))
-                    .and_then(|()| place::remove(&entry.path()));
-                if let Err(error) = removed {
-                    warn!(id = name, error = error.chain(), "it stays");
-                }
+    // Their names are read now: what comes later is somebody's.
+    let left = ["pods", "containers"].into_iter().flat_map(|kind| {
+        let entries = fs::read_dir(places.state.join(kind)).into_iter().flatten().flatten();
+        entries.map(move |entry| (kind, entry.file_name().to_string_lossy().into_owned(), entry.path()))
+    });
+    let ours = |name: &str| PodId::parse(name).is_ok() && !known.contains(name);
+    let left: Vec<_> = left.filter(|(_, name, _)| ours(name)).collect();
+    let rooms = rooms.clone();
+    let swept = tokio::spawn(async move {
+        for (kind, name, directory) in left {
+            info!(id = name, "what is left of a {} that is gone is removed", kind.trim_end_matches('s'));
+            let (rooms, group) = (rooms.clone(), name.clone());
+            let removed = blocking("sweep", move || remove_left(&rooms, &group, &directory)).await;
+            if let Err(error) = removed {
+                warn!(id = name, error = error.chain(), "it stays");
             }
         }
-        Ok(())
     });
-    if let Err(error) = swept.await {
-        warn!(error = error.chain(), "the sweep did not end");
+    if tokio::time::timeout(SWEEPING, swept).await.is_err() {
+        info!("much is left of what is gone: it is removed while calls are answered");
     }
+}
+
+fn remove_left(rooms: &Rooms, name: &str, directory: &Path) -> Result<()> {
+    let group = rooms.cgroups.group(&format!("/{}/{name}", rooms.config.cgroup_parent.trim_matches('/')));
+    let cleared = group.kill().and_then(|()| group.remove());
+    cleared
+        .and(place::unpin(directory))
+        .and(place::unmount_all(directory))
+        .and_then(|()| place::remove(directory))
 }

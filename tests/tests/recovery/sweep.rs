@@ -85,10 +85,11 @@ fn ten_thousand_leftovers_are_swept_and_what_runs_is_found() {
     assert_eq!(daemon.exec_ok(&id, &["echo", "on"]), "on\n");
     for directory in [&state, &root] {
         for (kind, kept) in [("containers", &id), ("pods", &pod.id)] {
-            let names = fs::read_dir(directory.join(kind)).unwrap();
-            let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-            let left: Vec<_> = names.filter(|name| name != kept && name.len() == 64).collect();
-            assert!(left.is_empty(), "{} of {kind} in {}", left.len(), directory.display());
+            eventually(&format!("the {kind} in {} to be swept", directory.display()), || {
+                let names = fs::read_dir(directory.join(kind)).unwrap();
+                let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+                (names.filter(|name| name != kept && name.len() == 64).count() == 0).then_some(())
+            });
         }
     }
     // What has no id of Berth's is somebody else's.
