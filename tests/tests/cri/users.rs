@@ -205,6 +205,34 @@ fn volumes_with_maps_have_the_containers_ids_on_the_disk() {
     assert_eq!(owner(&daemon, &id, "/data/secret"), (5000, 6000));
 }
 
+/// Maps are of the volume's own file system, as with runc: what is mounted below it may be of a kind that can't be mapped,
+/// and a volume that works without it should. It is there, with the node's ids.
+#[test]
+fn what_is_mounted_below_a_volume_with_maps_has_the_nodes_ids() {
+    let Some(daemon) = daemon("what_is_mounted_below_a_volume_with_maps_has_the_nodes_ids") else { return };
+    let pod = daemon.run_pod(with_users(pod("below"), users(100_000))).unwrap();
+    let data = secret(&daemon, "data");
+    let below = data.join("below");
+    fs::create_dir(&below).unwrap();
+    let options = Some(c"mode=0755");
+    rustix::mount::mount("tmpfs", &below, "tmpfs", rustix::mount::MountFlags::empty(), options).unwrap();
+    fs::write(below.join("deep"), "deep\n").unwrap();
+    fs::set_permissions(below.join("deep"), fs::Permissions::from_mode(0o600)).unwrap();
+    let mapped =
+        cri::Mount { uid_mappings: map(100_000), gid_mappings: map(100_000), ..volume(&data, "/data") };
+    let launched = daemon.launch(&pod, &of(&pod, "c", &["sleep", "inf"]).mount(mapped));
+    let told = launched.map(|id| {
+        (owner(&daemon, &id, "/data/below/deep"), daemon.exec(&id, &["cat", "/data/below/deep"], 5))
+    });
+    daemon.remove_pod(&pod.id).unwrap();
+    rustix::mount::unmount(&below, rustix::mount::UnmountFlags::empty()).unwrap();
+    let (owner, read) = told.unwrap();
+    // Nobody's, inside: not to be read by the pod's root.
+    assert_eq!(owner, (65_534, 65_534));
+    let said = String::from_utf8_lossy(&read.unwrap().stderr).into_owned();
+    assert!(said.contains("denied"), "{said}");
+}
+
 #[test]
 fn an_image_as_a_volume_is_roots_inside() {
     let Some(daemon) = daemon("an_image_as_a_volume_is_roots_inside") else { return };

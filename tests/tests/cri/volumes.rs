@@ -3,7 +3,7 @@
 use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
 use berth_cri::v1::{self as cri, MountPropagation};
-use berth_tests::{Daemon, asked, eventually};
+use berth_tests::{Daemon, asked, eventually, program};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use tonic::Code;
 
@@ -152,6 +152,40 @@ fn a_propagation_that_cannot_be_is_told() {
     rustix::mount::unmount(&path, UnmountFlags::DETACH).unwrap();
     let refused = refused.unwrap_err();
     assert!(refused.message().contains("/private") && refused.message().contains("shared"), "{refused}");
+}
+
+/// What a mount may ask for beside the usual holds in the kernel's own words, and for a program that is run from it.
+#[test]
+fn a_volume_is_without_programs_devices_and_set_ids_where_asked() {
+    let daemon = Daemon::with_fixture();
+    let pod = daemon.plain_pod("options");
+    let data = daemon.dir().join("data");
+    fs::create_dir(&data).unwrap();
+    fs::copy(program("fixture"), data.join("fixture")).unwrap();
+    let volume = |at: &str, options: &[&str]| cri::Mount {
+        mount_options: options.iter().map(|option| (*option).to_owned()).collect(),
+        ..mount(&data, at)
+    };
+    let asked = asked("c", &["sleep", "inf"])
+        .mount(volume("/plain", &[]))
+        .mount(volume("/strict", &["noexec", "nodev", "nosuid"]));
+    let id = daemon.launch(&pod, &asked).unwrap();
+    let table = daemon.exec_ok(&id, &["cat", "/proc/self/mountinfo"]);
+    let flags = |at: &str| -> Vec<&str> {
+        let line = table.lines().find(|line| line.split(' ').nth(4) == Some(at)).unwrap();
+        line.split(' ').nth(5).unwrap().split(',').collect()
+    };
+    for option in ["noexec", "nodev", "nosuid"] {
+        assert!(flags("/strict").contains(&option) && !flags("/plain").contains(&option), "{table}");
+    }
+    assert_eq!(daemon.exec_ok(&id, &["/plain/fixture", "echo", "runs"]), "runs\n");
+    let refused = daemon.exec(&id, &["/strict/fixture", "echo", "runs"], 5).unwrap_err();
+    assert!(refused.message().contains("noexec"), "{refused}");
+    assert_eq!(daemon.status(&id).unwrap().mounts, asked.0.mounts);
+    let unknown = berth_tests::asked("odd", &["true"]).mount(volume("/odd", &["suid"]));
+    let refused = daemon.create(&pod, &unknown).unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    assert!(refused.message().contains("suid"), "{refused}");
 }
 
 #[test]
