@@ -232,7 +232,7 @@ fn lists_do_not_wait_for_what_is_under_way() {
     let deaf = daemon.launch(&pod, &ready).unwrap();
     daemon.logged(&pod, &ready, "ready");
     std::thread::scope(|scope| {
-        let stopping = scope.spawn(|| daemon.stop_container(&deaf, 2));
+        let stopping = scope.spawn(|| daemon.stop_container(&deaf, 50));
         // The signal has come: the call is under way.
         daemon.logged(&pod, &ready, "SIGTERM");
         let begun = Instant::now();
@@ -242,6 +242,8 @@ fn lists_do_not_wait_for_what_is_under_way() {
             daemon.status(&deaf).unwrap();
         }
         assert!(!stopping.is_finished(), "thirty answers took {:?}", begun.elapsed());
+        // Whoever doesn't want to wait ends it for all.
+        daemon.stop_container(&deaf, 0).unwrap();
         stopping.join().unwrap().unwrap();
     });
     assert_eq!(daemon.status(&deaf).unwrap().exit_code, 137);
