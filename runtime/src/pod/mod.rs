@@ -13,6 +13,7 @@ mod board;
 mod cdi;
 mod clock;
 mod container;
+mod ending;
 mod events;
 mod handlers;
 mod image_volumes;
@@ -109,19 +110,8 @@ struct Name {
     attempt: u32,
 }
 
-/// What a shim is asked that is to end its container.
-#[derive(Debug, Clone, Copy)]
-enum Ask {
-    Stop { grace_ms: u64 },
-    Shutdown,
-}
-
 /// Commands that may wait for a pod's task.
 const COMMANDS: usize = 256;
-/// What CRI and docker give a container that nobody gives a time.
-const GRACE: Duration = Duration::from_secs(10);
-/// After its last signal a container is waited for so long, then for so long again once its cgroup is killed.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Pods {
     /// Reads the records, finds the shims again, sweeps what nobody owns. Nothing that can't be read is dropped.
@@ -260,108 +250,6 @@ impl Pods {
         self.ask(pod, |answer| Command::Resize(resize, answer)).await
     }
 
-    /// Signal, grace, kill. Ended already: success. Returns when it has ended.
-    ///
-    /// # Errors
-    /// `NotFound` for a container that isn't there; `Deadline` where even SIGKILL does not end it.
-    pub async fn stop_container(&self, container: &ContainerId, grace: Option<Duration>) -> Result<()> {
-        let grace = grace.unwrap_or(GRACE);
-        self.home("stop container", container)?;
-        let stop = Ask::Stop { grace_ms: u64::try_from(grace.as_millis()).unwrap_or(u64::MAX) };
-        // A shim that does not answer is dealt with below: by its cgroup.
-        let asked = self.ask_shim(container, stop).await;
-        let allowed = if asked { grace.saturating_add(PATIENCE) } else { Duration::from_secs(1) };
-        self.until_ended(container, allowed).await
-    }
-
-    /// Kills what runs in it. Returns when it has ended.
-    async fn end_container(&self, container: &ContainerId) -> Result<()> {
-        let asked = self.ask_shim(container, Ask::Shutdown).await;
-        let allowed = if asked { PATIENCE } else { Duration::from_secs(1) };
-        self.until_ended(container, allowed).await
-    }
-
-    /// Asks the container's shim, and where that was killed, the one that takes over. False: nobody answers.
-    async fn ask_shim(&self, container: &ContainerId, ask: Ask) -> bool {
-        if self.container(container).is_some_and(|view| view.state == ContainerState::Unknown) {
-            return false;
-        }
-        // As many as may be killed meanwhile.
-        for _ in 0..3 {
-            let Some(shim) = self.0.board.shim(container) else { return true };
-            let asked = match ask {
-                Ask::Stop { grace_ms } => shim.stop(0, grace_ms).await,
-                Ask::Shutdown => shim.shutdown().await,
-            };
-            if asked.is_ok() {
-                return true;
-            }
-            if !shim.is_gone() || !self.replaced_within(container, PATIENCE).await {
-                return false;
-            }
-        }
-        false
-    }
-
-    /// Whether a container whose shim has gone gets another, or its end, in time.
-    async fn replaced_within(&self, container: &ContainerId, allowed: Duration) -> bool {
-        let mut changes = self.changes();
-        let replaced = async {
-            loop {
-                changes.mark_unchanged();
-                let gone = self.0.board.shim(container).is_some_and(|shim| shim.is_gone());
-                if !gone || changes.changed().await.is_err() {
-                    return;
-                }
-            }
-        };
-        tokio::time::timeout(allowed, replaced).await.is_ok()
-    }
-
-    async fn until_ended(&self, container: &ContainerId, allowed: Duration) -> Result<()> {
-        if self.ended_within(container, allowed).await {
-            return Ok(());
-        }
-        let Some(view) = self.container(container) else { return Ok(()) };
-        tracing::warn!(container = %container, "its shim does not end it; its cgroup is killed");
-        let rooms = self.0.rooms.clone();
-        blocking("kill cgroup", move || rooms.cgroups.group(&view.cgroup_path).kill()).await?;
-        if self.ended_within(container, Duration::from_secs(1)).await {
-            return Ok(());
-        }
-        tracing::warn!(container = %container, "nor does its shim tell that it has ended; the shim is killed");
-        let pod = self.home("stop container", container)?;
-        self.ask(&pod, |answer| Command::GiveUp(container.clone(), answer)).await?;
-        match self.ended_within(container, PATIENCE).await {
-            true => Ok(()),
-            false => Err(Error::new(Kind::Deadline, "stop container", container.short())
-                .because(Cause("it was killed and still has not ended".into()))
-                .hint("a process in uninterruptible sleep (state D) hangs on a disk or network file system")),
-        }
-    }
-
-    async fn ended_within(&self, container: &ContainerId, allowed: Duration) -> bool {
-        let mut changes = self.changes();
-        let ended = async {
-            loop {
-                changes.mark_unchanged();
-                match self.container(container).map(|view| view.state) {
-                    None | Some(ContainerState::Exited) => return,
-                    Some(
-                        ContainerState::Created
-                        | ContainerState::Running
-                        | ContainerState::Backoff
-                        | ContainerState::Unknown,
-                    ) => {}
-                }
-                if changes.changed().await.is_err() {
-                    return;
-                }
-            }
-        };
-        tokio::time::timeout(allowed, ended).await.is_ok()
-    }
-
     pub async fn kill_container(&self, container: &ContainerId, signal: u32) -> Result<()> {
         self.shim("kill container", container)?.kill(signal, false).await.map_err(told)
     }
@@ -423,6 +311,22 @@ impl Pods {
     /// What is there as events, then every change. A receiver that lags has missed some and has to begin anew.
     pub fn follow(&self) -> (Vec<Event>, broadcast::Receiver<Event>) {
         self.0.board.follow()
+    }
+
+    /// Looks after each change of any view until there is something to be seen; none where that takes longer than allowed.
+    async fn seen<T>(&self, allowed: Duration, look: impl Fn() -> Option<T>) -> Option<T> {
+        let mut changes = self.changes();
+        let seen = async {
+            loop {
+                changes.mark_unchanged();
+                let found = look();
+                // Changes end with the board, which we hold.
+                if found.is_some() || changes.changed().await.is_err() {
+                    return found;
+                }
+            }
+        };
+        tokio::time::timeout(allowed, seen).await.unwrap_or_default()
     }
 
     /// Changes whenever any view does; what waits and follows hangs on it.

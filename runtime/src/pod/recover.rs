@@ -30,7 +30,7 @@ use crate::{
 
 /// Pods that are looked at beside each other: one whose shim is silent, or has to be replaced, holds up no other.
 const AT_ONCE: usize = 64;
-/// So long a start waits for its sweep: 10,000 directories take a quarter of a minute.
+/// So long a start waits for its sweep: the test that leaves 10,000 took 17 s in all while starts waited for the end.
 const SWEEPING: Duration = Duration::from_secs(1);
 
 pub async fn recover(rooms: Rooms) -> Result<Pods> {

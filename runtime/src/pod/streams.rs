@@ -122,35 +122,20 @@ impl Pods {
 
     /// A shim goes with its container, or dies and gets a successor: which of the two the pod's task publishes soon.
     async fn why_gone(&self, op: &'static str, container: &ContainerId, shim: &Shim) -> Error {
-        let mut changes = self.changes();
-        let known = async {
-            loop {
-                changes.mark_unchanged();
-                match self.container(container) {
-                    None => return Error::not_found(op, container.short()),
-                    Some(view)
-                        if !matches!(view.state, ContainerState::Created | ContainerState::Running) =>
-                    {
-                        return Error::new(Kind::Precondition, op, container.short())
-                            .because(Cause(format!("it is not running: it is {:?}", view.state)));
-                    }
-                    Some(_) if self.shim(op, container).is_ok_and(|other| !other.is(shim)) => {
-                        return Error::new(Kind::Unavailable, op, container.short())
-                            .because(Cause("its shim died, and what that had begun ended with it".into()))
-                            .hint("the container goes on under another shim: ask again");
-                    }
-                    Some(_) => {}
-                }
-                if changes.changed().await.is_err() {
-                    return Error::new(Kind::Cancelled, op, container.short())
-                        .because(Cause("the daemon ends".into()));
-                }
+        let unavailable =
+            |why: &str| Error::new(Kind::Unavailable, op, container.short()).because(Cause(why.into()));
+        let known = || match self.container(container) {
+            None => Some(Error::not_found(op, container.short())),
+            Some(view) if !matches!(view.state, ContainerState::Created | ContainerState::Running) => {
+                let why = format!("it is not running: it is {:?}", view.state);
+                Some(Error::new(Kind::Precondition, op, container.short()).because(Cause(why)))
             }
+            Some(_) => self.shim(op, container).is_ok_and(|other| !other.is(shim)).then(|| {
+                unavailable("its shim died, and what that had begun ended with it")
+                    .hint("the container goes on under another shim: ask again")
+            }),
         };
-        tokio::time::timeout(SETTLED, known).await.unwrap_or_else(|_| {
-            Error::new(Kind::Unavailable, op, container.short())
-                .because(Cause("its shim has gone".into()))
-                .hint("ask again")
-        })
+        let known = self.seen(SETTLED, known).await;
+        known.unwrap_or_else(|| unavailable("its shim has gone").hint("ask again"))
     }
 }
