@@ -51,15 +51,17 @@ fn a_record_of_a_newer_berthd_is_kept_and_told() {
 fn what_nobody_owns_is_swept() {
     let mut daemon = Daemon::with_fixture();
     let pod = daemon.plain_pod("swept");
-    daemon.launch(&pod, &asked("c", &["tree", "2"])).unwrap();
+    let id = daemon.launch(&pod, &asked("c", &["tree", "2"])).unwrap();
     daemon.kill9();
     // Somebody removed the records by hand: their processes, pins and addresses are nobody's.
     fs::remove_dir_all(daemon.root().join("pods").join(&pod.id)).unwrap();
     daemon.up();
     assert!(daemon.list_pods(cri::PodSandboxFilter::default()).is_empty());
     assert!(daemon.list_containers(cri::ContainerFilter::default()).is_empty());
-    let pins = daemon.state().join("pods").join(&pod.id);
-    eventually("the pod's pins to be swept", || (!pins.exists()).then_some(()));
+    // A start waits for it a second at most.
+    for left in [daemon.state().join("pods").join(&pod.id), daemon.state().join("containers").join(&id)] {
+        eventually(&format!("{} to be swept", left.display()), || (!left.exists()).then_some(()));
+    }
 }
 
 #[test]
