@@ -3,7 +3,7 @@
 //! ```text
 //!   processes   whose program lies in the private directory, or that are in the private cgroups
 //!   mounts      below the private directory
-//!   network     the private bridge, the private nftables table
+//!   network     the private bridge, the private nftables tables
 //!   cgroups     below the private parent, in every hierarchy
 //! ```
 //! Each step is taken whatever became of the one before.
@@ -79,7 +79,9 @@ fn network(names: &Names) -> Vec<String> {
     let mut commands = vec![{
         let mut nft = Command::new("nft");
         // Adding it first makes deleting succeed whether it was there or not.
-        nft.arg(format!("add table ip {0}; delete table ip {0}", names.table));
+        let gone = ["ip", "ip6"]
+            .map(|family| format!("add table {family} {0}; delete table {family} {0};", names.table));
+        nft.arg(gone.concat());
         nft
     }];
     if Path::new("/sys/class/net").join(&names.bridge).exists() {
