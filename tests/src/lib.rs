@@ -36,7 +36,7 @@ pub use devices::block_device;
 pub use hostile::{Hostile, Trick};
 pub use leaks::processes_naming;
 pub use logs::{Line, Stream, lines, read_log};
-pub use pods::{Asked, Pod, asked, host_network, pod, security};
+pub use pods::{Asked, Pod, asked, exec_of, host_network, pod, security};
 pub use poll::{BOUND, eventually, until};
 pub use programs::program;
 pub use registry::{Registry, Transport};

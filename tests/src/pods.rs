@@ -79,6 +79,18 @@ pub fn asked(name: &str, words: &[&str]) -> Asked {
     })
 }
 
+/// A command with all its streams.
+pub fn exec_of(id: &str, words: &[&str]) -> cri::ExecRequest {
+    cri::ExecRequest {
+        container_id: id.into(),
+        cmd: words.iter().map(ToString::to_string).collect(),
+        stdin: true,
+        stdout: true,
+        stderr: true,
+        tty: false,
+    }
+}
+
 /// The security context of a request.
 pub fn security(config: &mut cri::ContainerConfig) -> &mut cri::LinuxContainerSecurityContext {
     config.linux.get_or_insert_default().security_context.get_or_insert_default()
@@ -227,6 +239,18 @@ impl Daemon {
             timeout: timeout_seconds,
         };
         self.call(self.runtime().exec_sync(request))
+    }
+
+    /// Where a command's streams are to be had.
+    pub fn exec_url(&self, request: cri::ExecRequest) -> Answer<String> {
+        self.call(self.runtime().exec(request)).map(|answer| answer.url)
+    }
+
+    /// Where a container's own streams are to be had: with a terminal, output and errors are one.
+    pub fn attach_url(&self, id: &str, tty: bool) -> Answer<String> {
+        let request =
+            cri::AttachRequest { container_id: id.into(), stdin: true, stdout: true, stderr: !tty, tty };
+        self.call(self.runtime().attach(request)).map(|answer| answer.url)
     }
 
     /// Runs a command in a container; it must succeed, and its output is returned.

@@ -5,7 +5,7 @@ use std::fs::File;
 
 use berth_cri::v1 as cri;
 use berth_tests::{
-    Daemon, Pod, asked, eventually, pod, processes_naming,
+    Daemon, Pod, asked, eventually, exec_of, pod, processes_naming,
     sockets::{Socket, Wire},
     spdy::Spdy,
 };
@@ -15,16 +15,7 @@ const FORWARD: &str = "portforward.k8s.io";
 const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
 
 fn exec(daemon: &Daemon, id: &str, words: &[&str]) -> Spdy {
-    let request = cri::ExecRequest {
-        container_id: id.into(),
-        cmd: words.iter().map(|word| (*word).to_owned()).collect(),
-        stdin: true,
-        stdout: true,
-        stderr: true,
-        ..Default::default()
-    };
-    let url = daemon.call(daemon.runtime().exec(request)).unwrap().url;
-    Spdy::open(&url, V4).unwrap()
+    Spdy::open(&daemon.exec_url(exec_of(id, words)).unwrap(), V4).unwrap()
 }
 
 /// The streams in the order that clients open them: error, stdin, stdout, stderr.
@@ -85,14 +76,7 @@ fn an_attached_terminal_is_heard_and_has_the_clients_size() {
         config.tty = true;
     });
     let id = daemon.launch(&pod, &asked).unwrap();
-    let request = cri::AttachRequest {
-        container_id: id.clone(),
-        stdin: true,
-        stdout: true,
-        tty: true,
-        ..Default::default()
-    };
-    let url = daemon.call(daemon.runtime().attach(request)).unwrap().url;
+    let url = daemon.attach_url(&id, true).unwrap();
     let mut session = Spdy::open(&url, V4).unwrap();
     let [error, stdin, stdout, resize] =
         ["error", "stdin", "stdout", "resize"].map(|kind| session.of_type(kind));

@@ -9,7 +9,7 @@ use std::{
 
 use berth_cri::v1 as cri;
 use berth_tests::{
-    Answer, Daemon, Options, asked, eventually, processes_naming,
+    Daemon, Options, asked, eventually, exec_of, processes_naming,
     sockets::{CLOSE, STDIN, STDOUT, Socket, Wire, connect},
 };
 use rustls::pki_types::CertificateDer;
@@ -59,7 +59,7 @@ fn streams_are_in_tls_where_that_is_asked_and_a_new_certificate_needs_no_restart
     let pod = daemon.plain_pod("tls");
     let id = daemon.launch(&pod, &asked("c", &["sleep", "inf"])).unwrap();
     let run = |trusted: &[CertificateDer<'static>]| {
-        let url = url(&daemon, exec(&id, &["echo", "hello"])).unwrap();
+        let url = daemon.exec_url(exec_of(&id, &["echo", "hello"])).unwrap();
         let socket = secured(&url, trusted)?;
         let (output, _, status) = Socket::over(socket, &url, "v5.channel.k8s.io").unwrap().rest();
         assert_eq!(status["status"], "Success");
@@ -73,7 +73,7 @@ fn streams_are_in_tls_where_that_is_asked_and_a_new_certificate_needs_no_restart
     fs::write(file("cert.pem"), "nothing\n").unwrap();
     assert_eq!(run(&[second]).unwrap(), "hello\n");
     // Plain HTTP finds nobody there.
-    let url = url(&daemon, exec(&id, &["true"])).unwrap().replace("https://", "http://");
+    let url = daemon.exec_url(exec_of(&id, &["true"])).unwrap().replace("https://", "http://");
     let (host, _) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
     let mut plain = connect(host);
     plain.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
@@ -89,7 +89,7 @@ fn a_certificate_of_the_daemons_own_is_made_where_that_is_asked() {
     let daemon = Daemon::with_fixture_and(Options { over, ..Options::default() });
     let pod = daemon.plain_pod("tls");
     let id = daemon.launch(&pod, &asked("c", &["sleep", "inf"])).unwrap();
-    let url = url(&daemon, exec(&id, &["true"])).unwrap();
+    let url = daemon.exec_url(exec_of(&id, &["true"])).unwrap();
     assert!(url.starts_with("https://127.0.0.1:"), "{url}");
     // Nobody vouches for it: a client that asks is told so, and it got as far as a certificate.
     match secured(&url, &[]).err() {
@@ -98,27 +98,13 @@ fn a_certificate_of_the_daemons_own_is_made_where_that_is_asked() {
     }
 }
 
-fn exec(id: &str, words: &[&str]) -> cri::ExecRequest {
-    cri::ExecRequest {
-        container_id: id.into(),
-        cmd: words.iter().map(|word| (*word).to_owned()).collect(),
-        stdin: true,
-        stdout: true,
-        stderr: true,
-        ..Default::default()
-    }
-}
-
-fn url(daemon: &Daemon, request: cri::ExecRequest) -> Answer<String> {
-    daemon.call(daemon.runtime().exec(request)).map(|answer| answer.url)
-}
-
 #[test]
 fn an_exec_has_its_streams_and_its_exit_code() {
     let daemon = Daemon::with_fixture();
     let pod = daemon.plain_pod("exec");
     let id = daemon.launch(&pod, &asked("c", &["sleep", "inf"])).unwrap();
-    let mut socket = Socket::open(&url(&daemon, exec(&id, &["cat"])).unwrap(), "v5.channel.k8s.io").unwrap();
+    let mut socket =
+        Socket::open(&daemon.exec_url(exec_of(&id, &["cat"])).unwrap(), "v5.channel.k8s.io").unwrap();
     assert_eq!(socket.see(), Some((STDOUT, Vec::new())));
     socket.send(STDIN, b"hello");
     assert_eq!(socket.see(), Some((STDOUT, b"hello".to_vec())));
@@ -127,12 +113,13 @@ fn an_exec_has_its_streams_and_its_exit_code() {
     assert_eq!((errors.as_str(), status["status"].as_str()), ("", Some("Success")));
 
     let socket =
-        Socket::open(&url(&daemon, exec(&id, &["exit", "3"])).unwrap(), "v4.channel.k8s.io").unwrap();
+        Socket::open(&daemon.exec_url(exec_of(&id, &["exit", "3"])).unwrap(), "v4.channel.k8s.io").unwrap();
     let (_, _, status) = socket.rest();
     assert_eq!(status["reason"], "NonZeroExitCode");
     assert_eq!(status["details"]["causes"][0]["message"], "3");
 
-    let socket = Socket::open(&url(&daemon, exec(&id, &["nosuch"])).unwrap(), "v5.channel.k8s.io").unwrap();
+    let socket =
+        Socket::open(&daemon.exec_url(exec_of(&id, &["nosuch"])).unwrap(), "v5.channel.k8s.io").unwrap();
     let (_, _, status) = socket.rest();
     assert_eq!(status["reason"], "InternalError");
     assert!(status["message"].as_str().unwrap().contains("nosuch"), "{status}");
@@ -143,7 +130,7 @@ fn a_url_is_good_once_and_only_for_what_it_is() {
     let daemon = Daemon::with_fixture();
     let pod = daemon.plain_pod("url");
     let id = daemon.launch(&pod, &asked("c", &["sleep", "inf"])).unwrap();
-    let url = url(&daemon, exec(&id, &["true"])).unwrap();
+    let url = daemon.exec_url(exec_of(&id, &["true"])).unwrap();
     let protocol = "v5.channel.k8s.io";
     assert_eq!(Socket::open(&url.replace("/exec/", "/attach/"), protocol).err(), Some(404));
     // What can't be agreed on leaves it good.
@@ -158,7 +145,7 @@ fn a_client_that_goes_takes_its_exec_with_it() {
     let pod = daemon.plain_pod("gone");
     let id = daemon.launch(&pod, &asked("c", &["sleep", "inf"])).unwrap();
     let mark = format!("86{:06}", std::process::id());
-    let url = url(&daemon, exec(&id, &["sleep", &mark])).unwrap();
+    let url = daemon.exec_url(exec_of(&id, &["sleep", &mark])).unwrap();
     let mut socket = Socket::open(&url, "v5.channel.k8s.io").unwrap();
     socket.see().unwrap();
     eventually("the exec to run", || (!processes_naming(&mark).is_empty()).then_some(()));
@@ -176,14 +163,7 @@ fn an_attached_client_hears_and_is_heard_until_the_containers_end() {
         config.stdin_once = true;
     });
     let id = daemon.launch(&pod, &asked).unwrap();
-    let request = cri::AttachRequest {
-        container_id: id.clone(),
-        stdin: true,
-        stdout: true,
-        stderr: true,
-        ..Default::default()
-    };
-    let url = daemon.call(daemon.runtime().attach(request)).unwrap().url;
+    let url = daemon.attach_url(&id, false).unwrap();
     let mut socket = Socket::open(&url, "v5.channel.k8s.io").unwrap();
     assert_eq!(socket.see(), Some((STDOUT, Vec::new())));
     socket.send(STDIN, b"hello\n");
@@ -203,14 +183,7 @@ fn attach_goes_on_with_the_next_daemon_and_the_container_never_notices() {
     let asked = asked("c", &["cat"]).with(|config| config.stdin = true);
     let id = daemon.launch(&pod, &asked).unwrap();
     let attach = |daemon: &Daemon| {
-        let request = cri::AttachRequest {
-            container_id: id.clone(),
-            stdin: true,
-            stdout: true,
-            stderr: true,
-            ..Default::default()
-        };
-        let url = daemon.call(daemon.runtime().attach(request)).unwrap().url;
+        let url = daemon.attach_url(&id, false).unwrap();
         let mut socket = Socket::open(&url, "v5.channel.k8s.io").unwrap();
         assert_eq!(socket.see(), Some((STDOUT, Vec::new())));
         socket
@@ -241,14 +214,14 @@ fn what_can_not_be_streamed_is_refused_before_there_is_a_url() {
     let daemon = Daemon::with_fixture();
     let pod = daemon.plain_pod("refused");
     let id = daemon.launch(&pod, &asked("c", &["sleep", "inf"])).unwrap();
-    let code = |request| url(&daemon, request).unwrap_err().code();
-    assert_eq!(code(cri::ExecRequest { tty: true, ..exec(&id, &["true"]) }), Code::InvalidArgument);
-    assert_eq!(code(exec(&id, &[])), Code::InvalidArgument);
-    let none = cri::ExecRequest { stdin: false, stdout: false, stderr: false, ..exec(&id, &["true"]) };
+    let code = |request| daemon.exec_url(request).unwrap_err().code();
+    assert_eq!(code(cri::ExecRequest { tty: true, ..exec_of(&id, &["true"]) }), Code::InvalidArgument);
+    assert_eq!(code(exec_of(&id, &[])), Code::InvalidArgument);
+    let none = cri::ExecRequest { stdin: false, stdout: false, stderr: false, ..exec_of(&id, &["true"]) };
     assert_eq!(code(none), Code::InvalidArgument);
-    assert_eq!(code(exec("00ff", &["true"])), Code::NotFound);
+    assert_eq!(code(exec_of("00ff", &["true"])), Code::NotFound);
     daemon.stop_container(&id, 0).unwrap();
-    assert_eq!(code(exec(&id, &["true"])), Code::FailedPrecondition);
+    assert_eq!(code(exec_of(&id, &["true"])), Code::FailedPrecondition);
     let forward = |id: &str| {
         let request = cri::PortForwardRequest { pod_sandbox_id: id.into(), port: vec![80] };
         daemon.call(daemon.runtime().port_forward(request))
