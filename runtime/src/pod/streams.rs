@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use berth_launch::v1::{self as launch, event};
+use berth_launch::v1::{self as launch, Step, event};
 use tokio::sync::{broadcast::error::RecvError, oneshot};
 
 use super::{ContainerState, Ends, ExecHandle, Pods, container::held_capabilities, told};
@@ -17,6 +17,8 @@ use crate::{
 const EXEC: &str = "exec in container";
 /// What becomes of a container whose shim has gone is known by then: taking it over takes a few milliseconds.
 const SETTLED: Duration = Duration::from_secs(5);
+/// In which the end of an init that the kernel ends has been told.
+const TOLD: Duration = Duration::from_secs(1);
 
 impl Pods {
     /// Starts a process in a running container; with a timeout it is killed with all it started.
@@ -110,11 +112,9 @@ impl Pods {
         match answer {
             Ok(answer) => Ok(answer),
             Err(Fault::Gone) => Err(self.why_gone(op, container, shim).await),
-            // Init has ended, and the shim has not said so yet.
-            Err(Fault::Failed(failure))
-                if failure.step() == launch::Step::NamespaceJoin && failure.errno == libc::ESRCH =>
-            {
-                Err(self.why_gone(op, container, shim).await)
+            Err(Fault::Failed(failure)) if as_if_ended(&failure) => {
+                let ended = self.seen(TOLD, || self.why_ended(op, container)).await;
+                Err(ended.unwrap_or_else(|| told(Fault::Failed(failure))))
             }
             Err(fault) => Err(told(fault)),
         }
@@ -124,18 +124,32 @@ impl Pods {
     async fn why_gone(&self, op: &'static str, container: &ContainerId, shim: &Shim) -> Error {
         let unavailable =
             |why: &str| Error::new(Kind::Unavailable, op, container.short()).because(Cause(why.into()));
-        let known = || match self.container(container) {
-            None => Some(Error::not_found(op, container.short())),
-            Some(view) if !matches!(view.state, ContainerState::Created | ContainerState::Running) => {
-                let why = format!("it is not running: it is {:?}", view.state);
-                Some(Error::new(Kind::Precondition, op, container.short()).because(Cause(why)))
-            }
-            Some(_) => self.shim(op, container).is_ok_and(|other| !other.is(shim)).then(|| {
+        let replaced = || {
+            self.shim(op, container).is_ok_and(|other| !other.is(shim)).then(|| {
                 unavailable("its shim died, and what that had begun ended with it")
                     .hint("the container goes on under another shim: ask again")
-            }),
+            })
         };
+        let known = || self.why_ended(op, container).or_else(replaced);
         let known = self.seen(SETTLED, known).await;
         known.unwrap_or_else(|| unavailable("its shim has gone").hint("ask again"))
     }
+
+    /// None while it is there and may run.
+    fn why_ended(&self, op: &'static str, container: &ContainerId) -> Option<Error> {
+        let Some(view) = self.container(container) else {
+            return Some(Error::not_found(op, container.short()));
+        };
+        (!matches!(view.state, ContainerState::Created | ContainerState::Running)).then(|| {
+            let why = format!("it is not running: it is {:?}", view.state);
+            Error::new(Kind::Precondition, op, container.short()).because(Cause(why))
+        })
+    }
+}
+
+/// Whether a process that is to join init fails so where init ends meanwhile: nobody to join, or killed with all that is in
+/// init's PID namespace. A limit of processes is not that.
+fn as_if_ended(failure: &launch::Failure) -> bool {
+    let joins = matches!(failure.step(), Step::Clone | Step::NamespaceJoin | Step::CgroupJoin);
+    (joins || failure.errno == libc::ESRCH) && failure.errno != libc::EAGAIN
 }

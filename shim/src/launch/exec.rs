@@ -128,7 +128,7 @@ fn start(plan: &ContainerPlan, init: BorrowedFd<'_>, exec: &Exec, how: Start) ->
             })
         }
         Ok(Message_::Failure(failure)) | Err(failure) => Err(failure),
-        Ok(Message_::Closed) => Err(fail(Step::Clone, &exec.exec_id, 0, "it died before it was set up")),
+        Ok(Message_::Closed) => Err(fail(Step::Clone, &exec.exec_id, 0, super::DIED)),
     };
     match outcome {
         Ok(master) => Ok(Execed { pid, pidfd, master, cgroup: None }),

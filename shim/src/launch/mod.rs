@@ -191,9 +191,10 @@ pub fn create(plan: &ContainerPlan, keeper: Keeper) -> Result<Created> {
     })
 }
 
+const DIED: &str = "it died before it was set up: killed, or out of memory in its cgroup";
+
 /// Waits for init at its gate, and for its terminal where it has one.
 fn set_up(child: &Channel) -> Result<(Ready, Option<OwnedFd>)> {
-    const DIED: &str = "it died before it was set up: killed, or out of memory in its cgroup";
     match child.receive()? {
         Message_::Ready(ready, tty) => Ok((ready, tty)),
         Message_::Failure(failure) => Err(failure),
@@ -214,7 +215,7 @@ fn from_outside(
     match child.receive()? {
         Message_::Ready(..) => {}
         Message_::Failure(failure) => return Err(failure),
-        Message_::Closed => return Err(fail(Step::Clone, "init", 0, "it died before it was set up")),
+        Message_::Closed => return Err(fail(Step::Clone, "init", 0, DIED)),
     }
     net_devices::give(devices, pid)?;
     if let Some(hooks) = &plan.hooks {

@@ -112,7 +112,7 @@ fn outside(
     let ready = match child.receive()? {
         Message_::Ready(ready, _) => ready,
         Message_::Failure(failure) => return Err(failure),
-        Message_::Closed => return Err(fail(Step::Clone, "sandbox", 0, "it died before it was set up")),
+        Message_::Closed => return Err(fail(Step::Clone, "sandbox", 0, super::DIED)),
     };
     let pins = Path::new(&plan.dir).join(berth_launch::PINS);
     std::fs::create_dir_all(&pins).at(Step::Pin, &pins)?;
@@ -130,9 +130,7 @@ fn outside(
 fn last_word(child: &Channel) -> Failure {
     match child.receive() {
         Ok(Message_::Failure(failure)) | Err(failure) => failure,
-        Ok(Message_::Ready(..) | Message_::Closed) => {
-            fail(Step::Clone, "sandbox", 0, "it died before it was set up")
-        }
+        Ok(Message_::Ready(..) | Message_::Closed) => fail(Step::Clone, "sandbox", 0, super::DIED),
     }
 }
 

@@ -1,6 +1,6 @@
 //! What is told of what runs: stats of pods, metrics, events, streamed lists.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use berth_cri::v1::{self as cri, ContainerEventType as Kind};
 use berth_tests::{Daemon, Options, asked, eventually, host_network, skip, web};
@@ -201,30 +201,55 @@ fn streamed_lists_say_what_the_lists_say() {
 /// Nothing of a list is left out for its size: it comes in pieces that a client with gRPC's usual limit takes.
 #[test]
 fn a_list_larger_than_one_message_comes_in_pieces_below_four_mebibytes() {
-    const LIMIT: usize = 4 << 20;
     let daemon = Daemon::with_fixture();
-    let mut config = host_network("large");
-    config.annotations.insert("large".into(), "p".repeat(900 << 10));
-    let pod = daemon.run_pod(config).unwrap();
-    for number in 0..7 {
-        let large = asked(&format!("c{number}"), &["sleep", "inf"])
-            .with(|config| drop(config.annotations.insert("large".into(), "c".repeat(900 << 10))));
-        daemon.create(&pod, &large).unwrap();
+    let large = |annotations: &mut HashMap<String, String>| {
+        annotations.insert("large".into(), "x".repeat(900 << 10));
+    };
+    for number in 0..3 {
+        let mut config = host_network(&format!("large-{number}"));
+        large(&mut config.annotations);
+        let pod = daemon.run_pod(config).unwrap();
+        let runs = asked("runs", &["sleep", "inf"]).with(|config| large(&mut config.annotations));
+        daemon.launch(&pod, &runs).unwrap();
+        let waits = asked("waits", &["sleep", "inf"]).with(|config| large(&mut config.annotations));
+        daemon.create(&pod, &waits).unwrap();
     }
+    let containers: Vec<_> =
+        daemon.list_containers(cri::ContainerFilter::default()).into_iter().map(|one| one.id).collect();
+    let pods: Vec<_> =
+        daemon.list_pods(cri::PodSandboxFilter::default()).into_iter().map(|one| one.id).collect();
+    assert_eq!((containers.len(), pods.len()), (6, 3));
+
+    let runtime = || daemon.runtime();
     let request = cri::StreamContainersRequest::default();
-    let pieces = all(&daemon, daemon.call(daemon.runtime().stream_containers(request)).unwrap());
-    assert!(pieces.len() > 1, "one piece of {} bytes", pieces[0].encoded_len());
-    assert!(pieces.iter().all(|piece| piece.encoded_len() < LIMIT));
-    let told: Vec<_> = pieces.into_iter().flat_map(|piece| piece.containers).collect();
-    let mut ids: Vec<&str> = told.iter().map(|container| container.id.as_str()).collect();
-    ids.sort_unstable();
-    ids.dedup();
-    assert_eq!(ids.len(), 7, "each once");
-    assert_eq!(told, daemon.list_containers(cri::ContainerFilter::default()));
-    // Stats and metrics of many small ones fit one piece, and are as many as there are pods.
+    let told = daemon.call(runtime().stream_containers(request)).unwrap();
+    let told = in_pieces(&daemon, told, |piece| piece.containers);
+    assert_eq!(told.into_iter().map(|one| one.id).collect::<Vec<_>>(), containers);
     let request = cri::StreamPodSandboxesRequest::default();
-    let pieces = all(&daemon, daemon.call(daemon.runtime().stream_pod_sandboxes(request)).unwrap());
-    assert_eq!(pieces.iter().map(|piece| piece.pod_sandboxes.len()).sum::<usize>(), 1);
+    let told = daemon.call(runtime().stream_pod_sandboxes(request)).unwrap();
+    let told = in_pieces(&daemon, told, |piece| piece.pod_sandboxes);
+    assert_eq!(told.into_iter().map(|one| one.id).collect::<Vec<_>>(), pods);
+    let request = cri::StreamContainerStatsRequest::default();
+    let told = daemon.call(runtime().stream_container_stats(request)).unwrap();
+    let told = in_pieces(&daemon, told, |piece| piece.container_stats);
+    assert_eq!(told.len(), 3, "of those that run");
+    let request = cri::StreamPodSandboxStatsRequest::default();
+    let told = daemon.call(runtime().stream_pod_sandbox_stats(request)).unwrap();
+    let told = in_pieces(&daemon, told, |piece| piece.pod_sandbox_stats);
+    let of = |stats: cri::PodSandboxStats| stats.attributes.unwrap().id;
+    assert_eq!(told.into_iter().map(of).collect::<Vec<_>>(), pods);
+}
+
+/// What a list that does not fit one message says.
+fn in_pieces<P: Message + Default + 'static, T>(
+    daemon: &Daemon,
+    stream: Streaming<P>,
+    items: impl Fn(P) -> Vec<T>,
+) -> Vec<T> {
+    let pieces = all(daemon, stream);
+    assert!(pieces.len() > 1, "one piece of {} bytes", pieces[0].encoded_len());
+    assert!(pieces.iter().all(|piece| piece.encoded_len() < 4 << 20));
+    pieces.into_iter().flat_map(items).collect()
 }
 
 #[test]
