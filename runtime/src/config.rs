@@ -110,6 +110,8 @@ pub struct Network {
     pub pool: String,
     /// The same of IPv6, a /64 each; empty: they have none.
     pub pool6: String,
+    /// Whom networks that people make ask for names that are none of their own.
+    pub resolv_conf: PathBuf,
     pub bridge: Bridge,
 }
 
@@ -192,6 +194,7 @@ impl Default for Network {
             plugin_seconds: 60,
             pool: "10.89.0.0/16".into(),
             pool6: "fd0b:e47:89::/48".into(),
+            resolv_conf: "/etc/resolv.conf".into(),
             bridge: Bridge::default(),
         }
     }

@@ -239,6 +239,11 @@ impl Daemon {
         self.place.dir.join("cni/cache")
     }
 
+    /// Whom its networks ask for names that are not theirs; a test writes it.
+    pub fn resolv_conf(&self) -> PathBuf {
+        self.place.dir.join("resolv.conf")
+    }
+
     /// Where its hosts.toml are looked for; a test makes it.
     pub fn certs_dir(&self) -> PathBuf {
         self.place.dir.join("certs.d")
@@ -316,6 +321,7 @@ bin_dirs = {bin_dirs:?}
 cache_dir = {cache_dir:?}
 pool = {pool:?}
 pool6 = {pool6:?}
+resolv_conf = {resolv_conf:?}
 
 [network.bridge]
 name = {bridge:?}
@@ -337,6 +343,7 @@ table = {table:?}
             cache_dir = self.cni_cache_dir(),
             pool = place.pool,
             pool6 = place.pool6,
+            resolv_conf = self.resolv_conf(),
             bridge = place.bridge(),
             subnet = place.subnet,
             subnet6 = place.subnet6,

@@ -53,6 +53,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("clap", &["bin", "ctl"]),
     ("reqwest", &["image"]),
     ("rtnetlink", &["net"]),
+    ("hickory_proto", &["net"]),
     // CRI's messages are data that these may read.
     ("berth_cri", &["api", "pod", "oci", "ctl"]),
     // Plans are for those who make, hand on and explain them; net says what a link is.

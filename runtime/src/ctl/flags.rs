@@ -67,6 +67,9 @@ pub(super) struct Create {
     /// Its network: bridge, host, none, or one that `berth network create` made
     #[arg(long, visible_alias = "net", value_name = "NETWORK", default_value = "bridge")]
     network: String,
+    /// What others of that network find it by, beside its name and short id
+    #[arg(long, alias = "net-alias", value_name = "NAME")]
+    network_alias: Vec<String>,
     /// The IPv4 address it is to have there
     #[arg(long, value_name = "IP")]
     ip: Option<String>,
@@ -172,6 +175,7 @@ impl Create {
             memory_bytes: self.memory.unwrap_or(0),
             millicpu: self.cpus.unwrap_or(0),
             network: self.network,
+            network_aliases: self.network_alias,
             ip: self.ip.unwrap_or_default(),
             ip6: self.ip6.unwrap_or_default(),
             ingress_bandwidth: self.ingress_bandwidth.unwrap_or_default(),
@@ -225,7 +229,7 @@ mod tests {
     fn what_is_said_is_asked_for() {
         let spec = spec(
             "berth run -d --rm -i -t -e A=1 -e B=2 -e A=3 -v /a:/b:ro -w /w -u 5:6 --name web --restart no \
-             --memory 64m --cpus 1.5 --network blue --ip 10.9.0.7 --ip6 fd09::7 --read-only --entrypoint /bin/x --hostname db --label k=v \
+             --memory 64m --cpus 1.5 --network blue --network-alias db --network-alias d.b --ip 10.9.0.7 --ip6 fd09::7 --read-only --entrypoint /bin/x --hostname db --label k=v \
              --cap-add NET_ADMIN --cap-drop ALL --pids-limit 9 --stop-signal QUIT busybox echo hi",
         );
         assert_eq!((spec.image.as_str(), spec.name.as_str()), ("busybox", "web"));
@@ -234,6 +238,7 @@ mod tests {
         assert_eq!((spec.memory_bytes, spec.millicpu, spec.pids_limit), (64 << 20, 1500, 9));
         assert_eq!((spec.workdir.as_str(), spec.user.as_str(), spec.hostname.as_str()), ("/w", "5:6", "db"));
         assert_eq!((spec.network.as_str(), spec.stop_signal.as_str()), ("blue", "QUIT"));
+        assert_eq!(spec.network_aliases, ["db", "d.b"]);
         assert_eq!((spec.ip.as_str(), spec.ip6.as_str()), ("10.9.0.7", "fd09::7"));
         assert_eq!(spec.entrypoint.as_deref(), Some("/bin/x"));
         assert_eq!(spec.restart.unwrap().policy(), Policy::Never);

@@ -11,6 +11,7 @@ use super::{
     command::Shape,
     connect::Daemon,
     failure::Result,
+    human,
     output::{self, Format, Notation},
 };
 
@@ -94,8 +95,24 @@ fn networks(container: &Container, spec: &ContainerSpec) -> Value {
         |six: bool| container.ips.iter().find(|ip| ip.contains(':') == six).map_or("", String::as_str);
     match spec.network.as_str() {
         "" => json!({}),
-        name => json!({ name: { "IPAddress": of_family(false), "GlobalIPv6Address": of_family(true) } }),
+        name => json!({ name: {
+            "IPAddress": of_family(false),
+            "GlobalIPv6Address": of_family(true),
+            "Aliases": spec.network_aliases,
+            "DNSNames": dns_names(container, spec),
+        } }),
     }
+}
+
+/// What it is found by in a network that somebody made, as the daemon has it.
+fn dns_names<'a>(container: &'a Container, spec: &'a ContainerSpec) -> Vec<&'a str> {
+    if matches!(spec.network.as_str(), "bridge" | "host" | "none") {
+        return Vec::new();
+    }
+    let aliases = spec.network_aliases.iter().map(String::as_str);
+    let names = [container.name.as_str()].into_iter().chain(aliases);
+    let names = names.chain([human::short_id(&container.id), spec.hostname.as_str()]);
+    names.filter(|name| !name.is_empty()).collect()
 }
 
 fn state_of(container: &Container, state: State) -> Value {

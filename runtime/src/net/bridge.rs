@@ -16,12 +16,13 @@ use tracing::{info, warn};
 
 use super::{
     LinkStats, blocking,
-    cni::Bandwidth,
+    cni::{Bandwidth, Dns},
     conntrack,
     lease::{Leases, Seat},
     leaving::Leaving,
     lock,
     named::{Made, Named, Shelf},
+    names::Names,
     port::{HostPort, Protocol},
     route::{self, Route},
     segment::{self, DEFAULT, Segment},
@@ -44,6 +45,7 @@ pub struct Bridge {
     pub(super) changing: tokio::sync::Mutex<()>,
     pub(super) leases: Arc<Mutex<Leases>>,
     pub(super) leaving: Leaving,
+    pub(super) names: Names,
     /// Held from reading the ports until the tables have them, so that no older list comes over a newer one.
     writing: tokio::sync::Mutex<()>,
 }
@@ -87,6 +89,8 @@ pub struct Attachment {
     pub link: launch::Link,
     /// In order; the first is the pod's IP.
     pub ips: Vec<IpAddr>,
+    /// Whom it asks for names, where the network itself has an answer.
+    pub dns: Option<Dns>,
 }
 
 impl Bridge {
@@ -98,6 +102,7 @@ impl Bridge {
     pub async fn open(config: &config::Network, dir: PathBuf) -> Result<Self> {
         let mut default = Segment::configured(&config.bridge)?;
         let mut pools = pools(config)?;
+        let names = Names::new(&config.resolv_conf)?;
         let at = dir.clone();
         let (shelf, mut found) = blocking(move || Shelf::open(&at)).await?;
         if !table::has_ipv6() {
@@ -124,6 +129,7 @@ impl Bridge {
             going: Mutex::new(going.collect()),
             changing: tokio::sync::Mutex::default(),
             leaving: Leaving::new(Arc::clone(&leases)),
+            names,
             leases,
             writing: tokio::sync::Mutex::default(),
         })
@@ -173,7 +179,8 @@ impl Bridge {
             self.open_ports().await?;
             take_flows_over(&seat, ports).await;
         }
-        Ok(attachment(pod, &seat, &segment, bridge, bandwidth))
+        let dns = self.names.dns(&segment).await;
+        Ok(Attachment { dns, ..attachment(pod, &seat, &segment, bridge, bandwidth) })
     }
 
     /// Lets the pod's ports of the node go; its addresses it keeps, and `attach` takes ports again. None: success.
@@ -199,6 +206,7 @@ impl Bridge {
     ///
     /// A link that stays is deleted after three seconds. After an error the pod holds all of it still.
     pub async fn release(&self, pod: &PodId) -> Result<()> {
+        self.names.withdraw(pod);
         let (seat, closed) = {
             let mut leases = lock(&self.leases);
             let Some(seat) = leases.seat(pod).cloned() else { return Ok(()) };
@@ -220,7 +228,18 @@ impl Bridge {
 
     /// What could not be undone yet, a sentence each.
     pub fn troubles(&self) -> Vec<String> {
-        self.leaving.troubles()
+        let mut troubles = self.leaving.troubles();
+        troubles.extend(self.names.troubles());
+        troubles
+    }
+
+    /// The pod, of a network that somebody made, is found there by these names, the first before all. Of another, or none:
+    /// nothing.
+    pub fn announce(&self, pod: &PodId, names: &[String]) {
+        let seat = lock(&self.leases).seat(pod).cloned();
+        if let Some(seat) = seat.filter(|seat| seat.network != DEFAULT) {
+            self.names.announce(&seat.network, pod, names, &seat.addresses);
+        }
     }
 
     /// Pods that hold an address, for the reconcile at start.
@@ -251,6 +270,7 @@ impl Bridge {
         let route = Route::open()?;
         for segment in self.segments() {
             self.note(&segment.name, State::Broken("dismantled".into()));
+            self.names.close(&segment.name).await;
             if let Some(link) = route.link(&segment.link).await? {
                 outcome = outcome.and(route.delete(link, &segment.link).await);
             }
@@ -281,6 +301,7 @@ impl Bridge {
         if let State::Ready(link) = state {
             let found = route.link(&segment.link).await?;
             if found.is_some_and(|found| found.index == link.index) {
+                self.serve(&segment, link).await;
                 return Ok((segment, link));
             }
         }
@@ -298,7 +319,16 @@ impl Bridge {
             Err(error) => State::Broken(error.chain()),
         };
         self.note(network, state);
-        outcome.map(|link| (segment, link))
+        let link = outcome?;
+        self.serve(&segment, link).await;
+        Ok((segment, link))
+    }
+
+    /// Answers for the names of a network that somebody made.
+    pub(super) async fn serve(&self, segment: &Segment, link: route::Link) {
+        if segment.name != DEFAULT {
+            self.names.serve(segment, link).await;
+        }
     }
 
     /// What people see beside the name of a network's bridge.
@@ -394,7 +424,7 @@ fn attachment(
         ingress_bits: bandwidth.ingress.unwrap_or(0),
         egress_bits: bandwidth.egress.unwrap_or(0),
     };
-    Attachment { link, ips: seat.addresses.clone() }
+    Attachment { link, ips: seat.addresses.clone(), dns: None }
 }
 
 /// UDP clients that were served by others go on with the pod.

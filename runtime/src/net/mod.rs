@@ -4,6 +4,7 @@
 //! ```text
 //! Network ─┬─ cni      pods that a kubelet asks for, where there is a configuration in network.conf_dir
 //!          └─ bridge   all others, and those of people; networks: choose, named   those that people make
+//!               names                                          who is called what in those, answered at their gateways
 //!               segment ── subnet ─┬─ pool ── lease ── leaving   who has which address, in memory and on disk
 //!                                  ├─ route                      the bridge and the host ends of pods, by netlink
 //!                                  ├─ table                      forwarding and nftables: the way out, the ports in
@@ -20,6 +21,7 @@ mod counters;
 mod lease;
 mod leaving;
 mod named;
+mod names;
 mod networks;
 mod pool;
 mod port;
@@ -46,7 +48,7 @@ pub use self::{
     named::Made,
     networks::{NetworkView, NewNetwork},
     port::{HostPort, Protocol},
-    segment::{DEFAULT, Reach, check_name},
+    segment::{DEFAULT, Reach, check_alias, check_name},
     subnet::{Family, Subnet},
 };
 use crate::{Error, Kind, Result, config, id::PodId};
@@ -74,6 +76,8 @@ pub enum Attachment {
         link: Box<launch::Link>,
         /// In order; the first is the pod's IP.
         ips: Vec<IpAddr>,
+        /// What its resolv.conf says where it does not ask for something itself; none: what the node's says.
+        dns: Option<Dns>,
     },
     Plugins(Vec<cni::NetworkList>),
 }
@@ -164,8 +168,8 @@ impl Network {
         };
         let bandwidth = Bandwidth::of(&wish.annotations)?;
         let ask = bridge::Ask { network, addresses: &addresses, ports: &wish.ports, bandwidth };
-        let bridge::Attachment { link, ips } = self.bridge.attach(pod, ask).await?;
-        Ok(Attachment::Bridge { link: Box::new(link), ips })
+        let bridge::Attachment { link, ips, dns } = self.bridge.attach(pod, ask).await?;
+        Ok(Attachment::Bridge { link: Box::new(link), ips, dns })
     }
 
     /// Lets plugins do their part in the pinned namespace. The pod's addresses, in order.
@@ -183,6 +187,17 @@ impl Network {
             Attachment::Bridge { ips, .. } => Ok(ips),
             Attachment::Plugins(lists) => self.cni.plug(pod, netns.to_owned(), lists, wish).await,
         }
+    }
+
+    /// In a network that somebody made, and nowhere else, the pod is found by these names from now on. The first is what
+    /// its addresses are called.
+    pub fn announce(&self, pod: &PodId, names: &[String]) {
+        self.bridge.announce(pod, names);
+    }
+
+    /// From now on it is not. It never was: success.
+    pub fn withdraw(&self, pod: &PodId) {
+        self.bridge.names.withdraw(pod);
     }
 
     /// Lets plugins undo their part, before the namespace is let go. None of it there: success.
@@ -247,8 +262,10 @@ impl Network {
         self.cni.has(pod)
     }
 
-    /// After a start, in the background: plugins check what is there and collect what is not.
+    /// After a start, once all who were there are announced. In the background plugins check what is there and collect
+    /// what is not.
     pub fn look_after(&self, living: Vec<PodId>) {
+        self.bridge.names.settle();
         let cni = self.cni.clone();
         tokio::spawn(async move {
             cni.collect().await;

@@ -113,7 +113,9 @@ impl Bridge {
             made: Some(named.made.clone()),
         };
         lock(&self.segments).insert(named.segment.name.clone(), known);
-        self.open_ports().await
+        self.open_ports().await?;
+        self.serve(&named.segment, link).await;
+        Ok(())
     }
 
     /// Removes a network that no pod is in; those that are leaving are waited for. After an error, or a kill, it is there
@@ -165,7 +167,7 @@ impl Bridge {
     /// Every network, the node's own first.
     pub fn networks(&self) -> Vec<NetworkView> {
         let segments = lock(&self.segments);
-        let mut all: Vec<NetworkView> = segments.values().map(view).collect();
+        let mut all: Vec<NetworkView> = segments.values().map(|known| self.view(known)).collect();
         all.sort_by_key(|network| network.made.as_ref().map(|made| made.created_at));
         all
     }
@@ -175,7 +177,7 @@ impl Bridge {
     /// # Errors
     /// `NotFound`.
     pub fn network(&self, name: &str) -> Result<NetworkView> {
-        let found = lock(&self.segments).get(name).map(view);
+        let found = lock(&self.segments).get(name).map(|known| self.view(known));
         found.ok_or_else(|| {
             Error::not_found("find network", name).hint("`berth network ls` shows those there are")
         })
@@ -207,6 +209,7 @@ impl Bridge {
 
     async fn take_down(&self, named: &Named) -> Result<()> {
         let link = named.segment.link.as_str();
+        self.names.close(&named.segment.name).await;
         let route = Route::open()?;
         if let Some(found) = route.link(link).await? {
             route.delete(found, link).await?;
@@ -250,20 +253,21 @@ impl Bridge {
         taken.extend(route.reached().await?.into_iter().map(of_node));
         Ok(taken)
     }
-}
 
-fn view(known: &Known) -> NetworkView {
-    let Known { segment, state, made } = known.clone();
-    NetworkView {
-        name: segment.name,
-        link: segment.link,
-        subnets: segment.subnets,
-        mtu: segment.mtu,
-        reach: segment.reach,
-        made,
-        trouble: match state {
-            State::Ready(_) => None,
+    fn view(&self, known: &Known) -> NetworkView {
+        let Known { segment, state, made } = known.clone();
+        let trouble = match state {
+            State::Ready(_) => self.names.trouble(&segment.name),
             State::Broken(why) => Some(why),
-        },
+        };
+        NetworkView {
+            name: segment.name,
+            link: segment.link,
+            subnets: segment.subnets,
+            mtu: segment.mtu,
+            reach: segment.reach,
+            made,
+            trouble,
+        }
     }
 }

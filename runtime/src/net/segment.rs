@@ -106,6 +106,22 @@ pub fn check_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// Whether somebody in a network may be called so beside their name.
+///
+/// # Errors
+/// Why not.
+pub fn check_alias(alias: &str) -> Result<(), String> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    let label = |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(allowed);
+    match alias.len() <= 253 && alias.split('.').all(label) {
+        true => Ok(()),
+        false => {
+            Err("it is words of up to 63 letters, digits, `_` and `-` with dots between them, 253 in all"
+                .into())
+        }
+    }
+}
+
 pub fn good_mtu(mtu: u32) -> bool {
     mtu == 0 || (68..=65_535).contains(&mtu)
 }
@@ -133,6 +149,16 @@ mod tests {
         }
         for bad in ["", "-a", ".", "a b", "a/b", "a\n", "ä", "bridge", "host", "none", &"a".repeat(64)] {
             assert!(check_name(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_alias_is_a_name_that_dns_has_room_for() {
+        for good in ["a", "db_1", "db.example.com", &"a".repeat(63)] {
+            assert_eq!(check_alias(good), Ok(()), "{good}");
+        }
+        for bad in ["", ".", "a.", ".a", "a..b", "a b", "a\n", "ä", &"a".repeat(64), &["a"; 128].join(".")] {
+            assert!(check_alias(bad).is_err(), "{bad}");
         }
     }
 

@@ -271,6 +271,7 @@ impl Pod {
                 )));
             }
         };
+        self.announce(id);
         fault::point("container.starting");
         let status = match shim.start().await {
             Ok(status) => status,
@@ -459,6 +460,7 @@ impl Pod {
         there.shim = None;
         self.board.set_shim(id, None);
         let (rooms, path) = (self.rooms.clone(), there.record.cgroup_path.clone());
+        self.rooms.network.withdraw(&self.id);
         // Before anybody hears of the end: the next one may want them. A kubelet's pods keep theirs until they stop.
         if self.is_standalone() {
             self.close_ports(id).await;

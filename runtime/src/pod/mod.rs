@@ -18,6 +18,7 @@ mod events;
 mod handlers;
 mod image_volumes;
 mod listen;
+mod names;
 mod place;
 mod ports;
 mod publish;

@@ -157,10 +157,14 @@ async fn revive(
             Phase::Made | Phase::Stopping | Phase::Stopped => {
                 let found = find_again(rooms, places, &id, record, boot_id).await?;
                 let ended = matches!(found.state, State::Exited { .. });
+                let begun = !ended && !matches!(found.state, State::Created { .. });
                 if ended && comes_back(places, &found, boot_id) {
                     coming_back.push(id.clone());
                 }
                 pod.adopt(found);
+                if begun {
+                    pod.announce(&id);
+                }
                 if ended && pod.record.by() == Client::Standalone {
                     pod.close_ports(&id).await;
                 }

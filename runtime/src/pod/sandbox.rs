@@ -55,9 +55,9 @@ async fn try_make(rooms: &Rooms, places: &Places, id: &PodId, record: &mut PodRe
         _ => Some(rooms.network.attach(id, choice, &wish).await?),
     };
     fault::point("pod.attached");
-    let link = match &attachment {
-        Some(Attachment::Bridge { link, .. }) => Some((**link).clone()),
-        Some(Attachment::Plugins(_)) | None => None,
+    let (link, dns) = match &attachment {
+        Some(Attachment::Bridge { link, dns, .. }) => (Some((**link).clone()), dns.clone()),
+        Some(Attachment::Plugins(_)) | None => (None, None),
     };
     let own_network = network != NamespaceMode::Node;
     let shares_pid = oci::modes(&config).pid() == NamespaceMode::Pod;
@@ -84,6 +84,7 @@ async fn try_make(rooms: &Rooms, places: &Places, id: &PodId, record: &mut PodRe
         None => Vec::new(),
     };
     let (dir, addresses) = (places.pod_dir(id), ips.clone());
+    let config = wish::with_dns(config, dns);
     blocking("write files of pod", move || {
         place::write_files(&dir, &config, own_network, &addresses)?;
         owner.map_or(Ok(()), |owner| place::give_files(&dir, owner))

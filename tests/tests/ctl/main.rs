@@ -2,6 +2,7 @@
 
 mod flags;
 mod lifecycle;
+mod names;
 mod networks;
 mod run;
 mod shape;

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::{IMAGE, inspect};
 
 /// What `berth network inspect` says of one.
-fn network(daemon: &Daemon, name: &str) -> Value {
+pub(crate) fn network(daemon: &Daemon, name: &str) -> Value {
     let text = daemon.berth_ok(&["network", "inspect", name]);
     let mut found: Vec<Value> = serde_json::from_str(&text).expect("inspect prints JSON");
     assert_eq!(found.len(), 1, "{text}");
@@ -16,7 +16,7 @@ fn network(daemon: &Daemon, name: &str) -> Value {
 }
 
 /// Makes a network with subnets of the test's own; whether it has IPv6.
-fn create(daemon: &Daemon, name: &str, number: u8) -> bool {
+pub(crate) fn create(daemon: &Daemon, name: &str, number: u8) -> bool {
     let (four, six) = daemon.named_subnet(number);
     let has_six = TcpListener::bind(("::1", 0)).is_ok();
     let mut words = vec!["network", "create", "--subnet", &four];
@@ -29,20 +29,20 @@ fn create(daemon: &Daemon, name: &str, number: u8) -> bool {
 }
 
 /// Its addresses, IPv4 first.
-fn ips(daemon: &Daemon, container: &str) -> Vec<String> {
+pub(crate) fn ips(daemon: &Daemon, container: &str) -> Vec<String> {
     let settings = inspect(daemon, container)["NetworkSettings"].clone();
     let text = |key: &str| settings[key].as_str().unwrap_or_default().to_owned();
     [text("IPAddress"), text("GlobalIPv6Address")].into_iter().filter(|ip| !ip.is_empty()).collect()
 }
 
 /// Starts one that serves its name at 8080.
-fn serve(daemon: &Daemon, name: &str, flags: &[&str]) {
+pub(crate) fn serve(daemon: &Daemon, name: &str, flags: &[&str]) {
     let words = [&["run", "-d", "--name", name], flags, &[IMAGE, "http", "8080", name]].concat();
     daemon.berth_ok(&words);
     eventually("it to listen", || daemon.berth_ok(&["logs", name]).contains("listening").then_some(()));
 }
 
-fn idle(daemon: &Daemon, name: &str, network: &str) {
+pub(crate) fn idle(daemon: &Daemon, name: &str, network: &str) {
     daemon.berth_ok(&["run", "-d", "--name", name, "--network", network, IMAGE, "sleep", "inf"]);
 }
 

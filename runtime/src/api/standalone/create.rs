@@ -19,8 +19,10 @@ pub(super) async fn create(door: &Door, request: CreateRequest) -> Result<Create
     let id = ContainerId::random();
     // On a task of its own: a caller that goes away leaves no half of a container.
     let (door, start) = (door.clone(), request.start);
+    let network = spec.network.clone();
     let made = async move {
         made(&door, &id, spec).await?;
+        let warnings = warnings(&door, &network);
         if start && let Err(error) = door.pods.start(&id).await {
             if let Some(container) = door.pods.container(&id)
                 && let Err(left) = leave::remove(&door, &container, leave::How::Forced).await
@@ -29,10 +31,16 @@ pub(super) async fn create(door: &Door, request: CreateRequest) -> Result<Create
             }
             return Err(error);
         }
-        Ok(CreateResponse { id: id.to_string(), warnings: Vec::new() })
+        Ok(CreateResponse { id: id.to_string(), warnings })
     };
     let made = tokio::spawn(made.in_current_span());
     made.await.map_err(|error| Error::new(Kind::Internal, OP, "task").because(error))?
+}
+
+/// It runs all the same where its network does not answer for names.
+fn warnings(door: &Door, network: &str) -> Vec<String> {
+    let trouble = door.rooms.network.network(network).ok().and_then(|network| network.trouble);
+    trouble.map(|trouble| format!("network {network}: {trouble}")).into_iter().collect()
 }
 
 async fn made(door: &Door, id: &ContainerId, mut spec: ContainerSpec) -> Result<()> {

@@ -23,6 +23,9 @@ pub(super) const LOG: &str = "container.log";
 const LOG_BYTES: u64 = 10 * 1024 * 1024;
 const LOG_FILES: u32 = 3;
 
+/// More names for one container than anybody gives.
+const ALIASES: usize = 64;
+
 /// Microseconds; a quota is a share of it.
 const CPU_PERIOD_US: i64 = 100_000;
 /// The kernel takes no quota below a millisecond.
@@ -30,6 +33,7 @@ const LEAST_MILLICPU: i64 = 10;
 
 /// The pod that nobody sees; `logs` is the container's log directory.
 pub(super) fn pod(spec: &ContainerSpec, id: &ContainerId, logs: &Path) -> Result<RunPod> {
+    aliases(spec)?;
     let hostname = match spec.hostname.as_str() {
         "" => id.as_str()[..12].to_owned(),
         given => given.to_owned(),
@@ -140,6 +144,27 @@ fn ports(spec: &ContainerSpec) -> Result<Vec<cri::PortMapping>> {
         })
     };
     spec.ports.iter().map(mapping).collect()
+}
+
+/// Whether what it asks to be called can be asked for.
+fn aliases(spec: &ContainerSpec) -> Result<()> {
+    if spec.network_aliases.is_empty() {
+        return Ok(());
+    }
+    if matches!(spec.network.as_str(), "" | net::DEFAULT) || !is_bridged(&spec.network) {
+        let object = format!("network alias on network {:?}", spec.network);
+        return Err(Error::invalid(OP, object, "only networks that somebody made have names")
+            .hint("make one with `berth network create NAME`, and name it with --network NAME"));
+    }
+    if spec.network_aliases.len() > ALIASES {
+        let object = format!("{} network aliases", spec.network_aliases.len());
+        return Err(Error::invalid(OP, object, format!("a container has {ALIASES} at most")));
+    }
+    for alias in &spec.network_aliases {
+        net::check_alias(alias)
+            .map_err(|cause| Error::invalid(OP, format!("network alias {alias:?}"), cause))?;
+    }
+    Ok(())
 }
 
 /// What the pod's network is told.
