@@ -29,6 +29,9 @@ pub struct Handler {
     /// The OCI runtime's program.
     #[serde(default)]
     pub path: PathBuf,
+    /// Where the CNI configurations of its pods are, and nowhere else; empty: `network.conf_dir`.
+    #[serde(default)]
+    pub cni_conf_dir: PathBuf,
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, PartialEq, Eq)]

@@ -198,7 +198,10 @@ async fn open(config: &Config) -> Result<Rooms> {
     }
     Ok(Rooms {
         images: image::Store::open(config.image_root(), &config.registry).await?,
-        network: Arc::new(net::Network::open(&config.network, config.daemon.root.join("network")).await?),
+        network: {
+            let dir = config.daemon.root.join("network");
+            Arc::new(net::Network::open(&config.network, &config.handlers, dir).await?)
+        },
         cgroups: cgroup::Hierarchy::detect()?,
         launcher: Launcher { program },
         handlers: Handlers::find(&config.handlers).await?,

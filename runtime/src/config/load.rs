@@ -144,7 +144,10 @@ fn unknown_keys(prefix: &str, table: &DeTable<'_>, known: &Table, found: &mut dy
 
 /// What each handler may have; their names are the node's own.
 fn of_handler() -> Table {
-    ["type", "path"].map(|key| (key.to_owned(), Value::String(String::new()))).into_iter().collect()
+    ["type", "path", "cni_conf_dir"]
+        .map(|key| (key.to_owned(), Value::String(String::new())))
+        .into_iter()
+        .collect()
 }
 
 fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a String>) -> Option<&'a str> {
@@ -249,7 +252,11 @@ mod tests {
         let mut other = Config::default();
         other.daemon.log_level = "debug".into();
         other.network.bridge.mtu = 9000;
-        let handler = super::super::Handler { r#type: super::super::HandlerKind::Oci, path: "/r".into() };
+        let handler = super::super::Handler {
+            r#type: super::super::HandlerKind::Oci,
+            path: "/r".into(),
+            cni_conf_dir: Default::default(),
+        };
         other.handlers.insert("runc".into(), handler);
         let expected = ["daemon.log_level", "handlers.runc", "network.bridge.mtu"];
         assert_eq!(difference(&Config::default(), &other), expected);

@@ -31,6 +31,7 @@ mod subnet;
 mod table;
 
 use std::{
+    collections::BTreeMap,
     net::IpAddr,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -63,8 +64,9 @@ pub struct Network {
 /// Whose network a pod is to have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Choice<'a> {
-    /// What the node is configured for: plugins, or the bridge where there are none.
-    Configured,
+    /// What the node is configured for: plugins, or the bridge where there are none. A handler may have plugins of its
+    /// own, and then nothing else.
+    Configured { handler: &'a str },
     /// A network of the built-in kind, whatever is configured.
     BuiltIn(&'a str),
 }
@@ -79,7 +81,7 @@ pub enum Attachment {
         /// What its resolv.conf says where it does not ask for something itself; none: what the node's says.
         dns: Option<Dns>,
     },
-    Plugins(Vec<cni::NetworkList>),
+    Plugins(cni::Source),
 }
 
 /// One interface's counters.
@@ -103,15 +105,19 @@ impl Network {
     ///
     /// # Errors
     /// `Invalid` for a configuration that can't be right; whatever keeps the records from being read.
-    pub async fn open(config: &config::Network, dir: PathBuf) -> Result<Self> {
+    pub async fn open(
+        config: &config::Network,
+        handlers: &BTreeMap<String, config::Handler>,
+        dir: PathBuf,
+    ) -> Result<Self> {
         cni::checked(config)?;
         let bridge = Bridge::open(config, dir.clone()).await?;
-        let config = config.clone();
-        let cni = blocking(move || Cni::open(&config, &dir)).await?;
+        let (config, handlers) = (config.clone(), handlers.clone());
+        let cni = blocking(move || Cni::open(&config, &handlers, &dir)).await?;
         let network = Self { bridge, cni };
         match network.cni.serving().await {
             // Where plugins serve the bridge waits for somebody who wants it; its pods of before need it at once.
-            Ok(lists) if lists.is_empty() || !network.bridge.attached().is_empty() => {
+            Ok(source) if source.lists.is_empty() || !network.bridge.attached().is_empty() => {
                 network.bridge.prepare().await;
             }
             Ok(_) => {}
@@ -123,19 +129,24 @@ impl Network {
 
     /// Ready, or why not, for CRI's NetworkReady.
     pub async fn ready(&self) -> Result<(), String> {
-        let lists = self.cni.serving().await.map_err(|error| error.chain())?;
-        match lists.is_empty() {
+        let source = self.cni.serving().await.map_err(|error| error.chain())?;
+        match source.lists.is_empty() {
             true => self.bridge.ready(),
-            false => self.cni.ready(&lists).await,
+            false => self.cni.ready(&source).await,
         }
+    }
+
+    /// Handlers with networks of their own whose pods get none now, and why.
+    pub async fn unready_handlers(&self) -> BTreeMap<String, String> {
+        self.cni.unready_handlers().await
     }
 
     /// "bridge berth0", "cni calico".
     pub async fn describe(&self) -> String {
         match self.cni.serving().await {
-            Ok(lists) if lists.is_empty() => self.bridge.describe(),
-            Ok(lists) => {
-                let names: Vec<String> = lists.into_iter().map(|list| list.name).collect();
+            Ok(source) if source.lists.is_empty() => self.bridge.describe(),
+            Ok(source) => {
+                let names: Vec<String> = source.lists.into_iter().map(|list| list.name).collect();
                 format!("cni {}", names.join(", "))
             }
             Err(_) => "cni, broken".into(),
@@ -157,10 +168,10 @@ impl Network {
     /// a port is taken. After an error the pod may hold some of it: `release`.
     pub async fn attach(&self, pod: &PodId, choice: Choice<'_>, wish: &Wish) -> Result<Attachment> {
         let (network, addresses) = match choice {
-            Choice::Configured => {
-                let lists = self.cni.serving().await?;
-                if !lists.is_empty() {
-                    return Ok(Attachment::Plugins(lists));
+            Choice::Configured { handler } => {
+                let source = self.cni.of_handler(handler).await?;
+                if !source.lists.is_empty() {
+                    return Ok(Attachment::Plugins(source));
                 }
                 (DEFAULT, Vec::new())
             }
@@ -185,7 +196,7 @@ impl Network {
     ) -> Result<Vec<IpAddr>> {
         match attachment {
             Attachment::Bridge { ips, .. } => Ok(ips),
-            Attachment::Plugins(lists) => self.cni.plug(pod, netns.to_owned(), lists, wish).await,
+            Attachment::Plugins(source) => self.cni.plug(pod, netns.to_owned(), source, wish).await,
         }
     }
 

@@ -80,7 +80,10 @@ impl Handlers {
 /// The program of a handler that is not built in.
 fn check<'a>(name: &str, handler: &'a config::Handler) -> Result<Option<&'a Path>> {
     let refuse = |why: &str| Err(Error::invalid("read configuration", format!("handlers.{name}"), why));
-    let path = handler.path.as_path();
+    let (path, conf_dir) = (handler.path.as_path(), handler.cni_conf_dir.as_path());
+    if !conf_dir.as_os_str().is_empty() && !conf_dir.is_absolute() {
+        return refuse("its cni_conf_dir has to be absolute");
+    }
     match handler.r#type {
         HandlerKind::Builtin if path.as_os_str().is_empty() => Ok(None),
         HandlerKind::Builtin => refuse("a built-in handler has no path"),
@@ -119,7 +122,7 @@ mod tests {
     use super::*;
 
     fn handler(r#type: HandlerKind, path: &str) -> config::Handler {
-        config::Handler { r#type, path: path.into() }
+        config::Handler { r#type, path: path.into(), cni_conf_dir: PathBuf::new() }
     }
 
     #[test]
@@ -138,6 +141,15 @@ mod tests {
                 Err(error) => assert!(error.chain().contains(why) && !why.is_empty(), "{}", error.chain()),
             }
         }
+    }
+
+    #[test]
+    fn a_handlers_directory_of_networks_is_absolute_or_not_its_own() {
+        let of =
+            |dir: &str| config::Handler { cni_conf_dir: dir.into(), ..handler(HandlerKind::Builtin, "") };
+        assert!(check("fast", &of("/etc/cni/fast.d")).is_ok() && check("fast", &of("")).is_ok());
+        let told = check("fast", &of("fast.d")).unwrap_err().chain();
+        assert!(told.contains("handlers.fast") && told.contains("cni_conf_dir has to be absolute"), "{told}");
     }
 
     #[tokio::test]

@@ -46,7 +46,7 @@ async fn try_make(rooms: &Rooms, places: &Places, id: &PodId, record: &mut PodRe
     let path = cgroup_path(&config, rooms, id.as_str());
     let wish = wish::of(&config, &path)?;
     let choice = match record.by() {
-        Client::Cri => Choice::Configured,
+        Client::Cri => Choice::Configured { handler: &record.handler },
         Client::Standalone => Choice::BuiltIn(wish::network(&config)),
     };
     let attachment = match network {
@@ -57,7 +57,7 @@ async fn try_make(rooms: &Rooms, places: &Places, id: &PodId, record: &mut PodRe
     fault::point("pod.attached");
     let (link, dns) = match &attachment {
         Some(Attachment::Bridge { link, dns, .. }) => (Some((**link).clone()), dns.clone()),
-        Some(Attachment::Plugins(_)) | None => (None, None),
+        Some(Attachment::Plugins { .. }) | None => (None, None),
     };
     let own_network = network != NamespaceMode::Node;
     let shares_pid = oci::modes(&config).pid() == NamespaceMode::Pod;

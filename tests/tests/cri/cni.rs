@@ -13,7 +13,7 @@ VERSION) echo '{"cniVersion":"1.1.0","supportedVersions":["0.3.1","0.4.0","1.0.0
 ADD) echo '{"cniVersion":"1.1.0","interfaces":[{"name":"eth0","sandbox":"x"}],"ips":[{"address":"10.7.0.9/24","interface":0},{"address":"fd07::9/64","interface":0}]}';;
 esac"#;
 
-fn network_ready(daemon: &Daemon) -> cri::RuntimeCondition {
+pub(crate) fn network_ready(daemon: &Daemon) -> cri::RuntimeCondition {
     let answer =
         daemon.call(daemon.runtime().status(cri::StatusRequest::default())).expect("ask for the status");
     let conditions = answer.status.expect("an answer has a status").conditions;
@@ -102,7 +102,7 @@ impl Drop for Chains {
     }
 }
 
-fn calls(daemon: &Daemon, verb: &str) -> Vec<String> {
+pub(crate) fn calls(daemon: &Daemon, verb: &str) -> Vec<String> {
     daemon.cni_log().into_iter().filter(|line| line.starts_with(verb)).collect()
 }
 

@@ -1,6 +1,7 @@
 //! CRI as a kubelet uses it, over the socket.
 
 mod cni;
+mod cni_handlers;
 mod containers;
 mod devices;
 mod errors;

@@ -72,6 +72,7 @@ impl Door {
             "listen": daemon.listen,
             "cgroups": format!("{:?}", self.rooms.cgroups.mode).to_lowercase(),
             "network": self.rooms.network.describe().await,
+            "handlersWithoutNetwork": self.rooms.network.unready_handlers().await,
         });
         HashMap::from([("config".into(), config.to_string())])
     }

@@ -90,7 +90,10 @@ async fn info(door: &Door) -> api::InfoResponse {
     let daemon = &door.config.daemon;
     let network = &door.rooms.network;
     let unready = network.ready().await.err().map(|cause| format!("the network is not ready: {cause}"));
-    let warnings = unready.into_iter().chain(network.troubles());
+    let handlers = network.unready_handlers().await.into_iter();
+    let handlers =
+        handlers.map(|(name, cause)| format!("pods of the handler {name} get no network: {cause}"));
+    let warnings = unready.into_iter().chain(handlers).chain(network.troubles());
     api::InfoResponse {
         version: VERSION.into(),
         root: daemon.root.display().to_string(),

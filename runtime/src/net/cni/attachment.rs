@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 use tracing::warn;
 
 use super::{
+    Source,
     conf::{NetworkList, Plugin},
     version::Version,
 };
@@ -29,6 +30,9 @@ pub struct Attachment {
     pub version: u32,
     /// The pinned namespace.
     pub netns: PathBuf,
+    /// Where its configurations were; what was written before this was known has none.
+    #[serde(default)]
+    pub conf_dir: PathBuf,
     /// CNI_ARGS.
     pub arguments: Vec<(String, String)>,
     pub capabilities: Map<String, Value>,
@@ -51,7 +55,7 @@ pub struct Interface {
 impl Attachment {
     pub fn new(
         netns: PathBuf,
-        lists: Vec<NetworkList>,
+        source: Source,
         arguments: Vec<(String, String)>,
         capabilities: Map<String, Value>,
     ) -> Self {
@@ -64,8 +68,9 @@ impl Attachment {
             plugins: list.plugins.into_iter().map(|plugin| plugin.object).collect(),
             result: None,
         };
+        let Source { dir: conf_dir, lists } = source;
         let interfaces = lists.into_iter().enumerate().map(interface).collect();
-        Self { version: VERSION, netns, arguments, capabilities, interfaces }
+        Self { version: VERSION, netns, conf_dir, arguments, capabilities, interfaces }
     }
 }
 
@@ -171,7 +176,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let list = r#"{"cniVersion":"0.4.0","name":"n","plugins":[{"type":"a","x":[1]},{"type":"b"}]}"#;
         let list = NetworkList::parse(list).unwrap();
-        let mut attachment = Attachment::new("/ns".into(), vec![list.clone()], Vec::new(), Map::new());
+        let source = Source { dir: "/conf".into(), lists: vec![list.clone()] };
+        let mut attachment = Attachment::new("/ns".into(), source, Vec::new(), Map::new());
         attachment.interfaces[0].result = Some(serde_json::json!({"ips": []}));
         assert_eq!((attachment.interfaces[0].name.as_str(), attachment.interfaces[0].list()), ("eth0", list));
         let pod = PodId::random();

@@ -1,5 +1,6 @@
-//! CNI: pods' networks made by plugins. Which configuration serves is looked up whenever it matters, so a change is
-//! there at once; what was asked of plugins is written down before they are asked.
+//! CNI: pods' networks made by plugins. Which configuration serves, of the node's directory or of the handler's own, is
+//! looked up whenever it matters, so a change is there at once; what was asked of plugins is written down before they are
+//! asked.
 //!
 //! ```text
 //! conf ── first by name ──> chain ── run, one plugin after the other ── version: results
@@ -39,7 +40,7 @@ pub use self::{
     wish::{Bandwidth, Dns, IPS, Wish},
 };
 use super::{blocking, lock};
-use crate::{Error, Result, config, id::PodId};
+use crate::{Error, Kind, Result, config, error::Cause, id::PodId};
 
 /// Between two tries of a DEL that failed.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
@@ -51,6 +52,14 @@ const STATUS_WITHIN: Duration = Duration::from_secs(3);
 /// statfs(2) of a namespace.
 const NSFS_MAGIC: i64 = 0x6e73_6673;
 
+/// The configurations that a pod gets, and the directory that they were read in.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Source {
+    pub dir: PathBuf,
+    /// None: there is no CNI on this node.
+    pub lists: Vec<NetworkList>,
+}
+
 /// The plugins' side of the network. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Cni(Arc<Inner>);
@@ -58,12 +67,15 @@ pub struct Cni(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     conf_dir: PathBuf,
+    /// Of handlers that have one of their own.
+    handlers: BTreeMap<String, PathBuf>,
     networks: usize,
     cache_dir: PathBuf,
     programs: Programs,
     shelf: Shelf,
     pods: Mutex<BTreeMap<PodId, Entry>>,
-    verdict: Mutex<Option<Verdict>>,
+    /// By directory.
+    verdicts: Mutex<BTreeMap<PathBuf, Verdict>>,
     /// Held while plugins are asked for their status: one round at a time.
     asking: tokio::sync::Mutex<()>,
     ranges: Mutex<Vec<String>>,
@@ -99,7 +111,11 @@ struct Verdict {
 
 impl Cni {
     /// Reads what was asked of plugins before. `dir` is the network's own.
-    pub fn open(config: &config::Network, dir: &Path) -> Result<Self> {
+    pub fn open(
+        config: &config::Network,
+        handlers: &BTreeMap<String, config::Handler>,
+        dir: &Path,
+    ) -> Result<Self> {
         let (shelf, found) = Shelf::open(dir)?;
         let entry = |(pod, attachment)| {
             (pod, Entry { attachment, turn: Arc::default(), past: Past::Before, trouble: None })
@@ -108,6 +124,7 @@ impl Cni {
         let ranges = std::fs::read_to_string(&ranges_path).unwrap_or_default();
         Ok(Self(Arc::new(Inner {
             conf_dir: config.conf_dir.clone(),
+            handlers: own_dirs(handlers).map(|(name, dir)| (name.to_owned(), dir.to_owned())).collect(),
             networks: usize::from(config.networks),
             cache_dir: config.cache_dir.clone(),
             programs: Programs {
@@ -116,56 +133,94 @@ impl Cni {
             },
             shelf,
             pods: Mutex::new(found.into_iter().map(entry).collect()),
-            verdict: Mutex::default(),
+            verdicts: Mutex::default(),
             asking: tokio::sync::Mutex::default(),
             ranges: Mutex::new(ranges.lines().map(str::to_owned).collect()),
             ranges_path,
         })))
     }
 
-    /// The configurations that pods get now; none: there is no CNI on this node.
+    /// The configurations that pods get now whose handler has none of its own.
     ///
     /// # Errors
     /// `Unavailable` where the first of them is broken.
-    pub async fn serving(&self) -> Result<Vec<NetworkList>> {
-        let inner = Arc::clone(&self.0);
-        blocking(move || conf::first(&inner.conf_dir, inner.networks)).await
+    pub async fn serving(&self) -> Result<Source> {
+        self.read(&self.0.conf_dir).await
+    }
+
+    /// Those that pods of a handler get now.
+    ///
+    /// # Errors
+    /// `Unavailable` where the first of them is broken, or the handler's own directory has none.
+    pub async fn of_handler(&self, handler: &str) -> Result<Source> {
+        let Some(dir) = self.0.handlers.get(handler) else { return self.serving().await };
+        let source = self.read(dir).await?;
+        if source.lists.is_empty() {
+            const OP: &str = "find network configuration in";
+            let cause = "there is none (*.conf, *.conflist, *.json), and its pods get theirs from there only";
+            return Err(Error::new(Kind::Unavailable, OP, dir.display().to_string())
+                .because(Cause(format!("handler {handler:?}: {cause}")))
+                .hint(format!("put one there, or take cni_conf_dir out of [handlers.{handler}]")));
+        }
+        Ok(source)
+    }
+
+    /// Handlers with a directory of their own whose pods get no network now, and why.
+    pub async fn unready_handlers(&self) -> BTreeMap<String, String> {
+        let mut unready = BTreeMap::new();
+        for handler in self.0.handlers.keys() {
+            let ready = match self.of_handler(handler).await {
+                Ok(source) => self.ready(&source).await,
+                Err(error) => Err(error.chain()),
+            };
+            unready.extend(ready.err().map(|why| (handler.clone(), why)));
+        }
+        unready
+    }
+
+    async fn read(&self, dir: &Path) -> Result<Source> {
+        let (dir, networks) = (dir.to_owned(), self.0.networks);
+        blocking(move || conf::first(&dir, networks).map(|lists| Source { dir, lists })).await
     }
 
     /// Whether these configurations' plugins can take pods. What they said is good for some seconds; afterwards it is
     /// told once more while they are asked again.
-    pub async fn ready(&self, lists: &[NetworkList]) -> Result<(), String> {
-        let known = lock(&self.0.verdict).clone().filter(|verdict| verdict.lists == lists);
+    pub async fn ready(&self, source: &Source) -> Result<(), String> {
+        let known = self.verdict(source);
         match known {
             Some(verdict) => {
                 if verdict.at.elapsed() > STATUS_HOLDS {
-                    let (cni, lists) = (self.clone(), lists.to_vec());
-                    tokio::spawn(async move { cni.ask(&lists).await });
+                    let (cni, source) = (self.clone(), source.clone());
+                    tokio::spawn(async move { cni.ask(&source).await });
                 }
                 verdict.outcome
             }
-            None => self.ask(lists).await,
+            None => self.ask(source).await,
         }
     }
 
-    async fn ask(&self, lists: &[NetworkList]) -> Result<(), String> {
+    fn verdict(&self, source: &Source) -> Option<Verdict> {
+        let known = lock(&self.0.verdicts).get(&source.dir).cloned();
+        known.filter(|verdict| verdict.lists == source.lists)
+    }
+
+    async fn ask(&self, source: &Source) -> Result<(), String> {
         let _alone = self.0.asking.lock().await;
-        let known = lock(&self.0.verdict).clone();
-        if let Some(known) = known.filter(|one| one.lists == lists && one.at.elapsed() < STATUS_HOLDS) {
+        if let Some(known) = self.verdict(source).filter(|one| one.at.elapsed() < STATUS_HOLDS) {
             return known.outcome;
         }
         let programs =
             Programs { deadline: self.0.programs.deadline.min(STATUS_WITHIN), ..self.0.programs.clone() };
         let asked = async {
-            for list in lists {
+            for list in &source.lists {
                 chain::speaks(&programs, list).await?;
                 chain::status(&programs, list).await?;
             }
             Ok(())
         };
         let outcome = asked.await.map_err(|error: Error| error.chain());
-        *lock(&self.0.verdict) =
-            Some(Verdict { lists: lists.to_vec(), at: Instant::now(), outcome: outcome.clone() });
+        let verdict = Verdict { lists: source.lists.clone(), at: Instant::now(), outcome: outcome.clone() };
+        lock(&self.0.verdicts).insert(source.dir.clone(), verdict);
         outcome
     }
 
@@ -177,9 +232,10 @@ impl Cni {
         &self,
         pod: &PodId,
         netns: PathBuf,
-        lists: Vec<NetworkList>,
+        source: Source,
         wish: &Wish,
     ) -> Result<Vec<IpAddr>> {
+        let lists = &source.lists;
         let arguments = wish::arguments(wish, pod.as_str())?;
         let capabilities = wish::capabilities(wish, &lock(&self.0.ranges))?;
         for (name, what) in [("portMappings", "ports of the node"), ("bandwidth", "bandwidth")] {
@@ -193,7 +249,7 @@ impl Cni {
         }
         let turn: Arc<tokio::sync::Mutex<()>> = Arc::default();
         let _turn = turn.lock().await;
-        let mut attachment = Attachment::new(netns, lists, arguments, capabilities);
+        let mut attachment = Attachment::new(netns, source, arguments, capabilities);
         self.note(pod, &attachment).await?;
         let entry = Entry {
             attachment: attachment.clone(),
@@ -266,8 +322,9 @@ impl Cni {
         let pods = lock(&self.0.pods);
         let told = |(pod, entry): (&PodId, &Entry)| {
             let trouble = entry.trouble.as_ref()?;
+            let dir = entry.attachment.conf_dir.display();
             Some(format!(
-                "the network of pod {} is not undone yet, it is tried again: {trouble}",
+                "the network of pod {} (of {dir}) is not undone yet, it is tried again: {trouble}",
                 pod.short()
             ))
         };
@@ -296,7 +353,13 @@ impl Cni {
             return;
         }
         let pods = lock(&self.0.pods).clone();
-        let mut lists = self.serving().await.unwrap_or_default();
+        let mut lists = Vec::new();
+        for dir in [&self.0.conf_dir].into_iter().chain(self.0.handlers.values()) {
+            // One that is broken is told to whoever makes a pod; what others say holds all the same.
+            let source = self.read(dir).await.ok();
+            let all = source.into_iter().flat_map(|source| source.lists);
+            lists.extend(all.filter(|list| !lists.contains(list)).collect::<Vec<_>>());
+        }
         for interface in pods.values().flat_map(|entry| &entry.attachment.interfaces) {
             if !lists.iter().any(|list| list.name == interface.network) {
                 lists.push(interface.list());
@@ -394,6 +457,12 @@ impl Cni {
 /// Whether a pinned namespace is there: after a reboot, or once let go, an empty file is, or nothing.
 fn is_namespace(path: &Path) -> bool {
     rustix::fs::statfs(path).is_ok_and(|found| found.f_type == NSFS_MAGIC)
+}
+
+/// The directories that handlers have for themselves.
+fn own_dirs(handlers: &BTreeMap<String, config::Handler>) -> impl Iterator<Item = (&str, &Path)> {
+    let own = handlers.iter().filter(|(_, handler)| !handler.cni_conf_dir.as_os_str().is_empty());
+    own.map(|(name, handler)| (name.as_str(), handler.cni_conf_dir.as_path()))
 }
 
 /// Checks the configuration's keys.
