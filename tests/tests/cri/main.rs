@@ -20,6 +20,7 @@ mod streaming;
 mod together;
 mod users;
 mod volumes;
+mod way_out;
 
 /// Whether the kernel tells the exit status of a process that somebody else has reaped: Linux 6.15.
 fn kernel_keeps_exit_statuses() -> bool {
