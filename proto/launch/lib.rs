@@ -50,4 +50,5 @@ pub const FEATURES: &[&str] = &[
     needs::NET_DEVICES,
     needs::MAP_HELPERS,
     needs::RUNTIME,
+    needs::HEALTH,
 ];

@@ -3,7 +3,8 @@
 //! with a plan that holds what it can't do.
 
 use crate::v1::{
-    ContainerPlan, Exec, Mount, NamespaceKind, Overlay, Process, SandboxPlan, mount, request::Call, rootfs,
+    ContainerPlan, Exec, Mount, NamespaceKind, Overlay, Process, SandboxPlan, health, mount, request::Call,
+    rootfs,
 };
 
 /// A user namespace, new with maps or joined, for a container or a pod.
@@ -43,6 +44,8 @@ pub const LABELS: &str = "labels";
 pub const APPARMOR_STACKED: &str = "apparmor-stacked";
 /// An OCI runtime of the host that does the work.
 pub const RUNTIME: &str = "oci-runtime";
+/// Health checks.
+pub const HEALTH: &str = "health";
 
 /// What a container's plan uses beyond version 1, each name once.
 pub fn container(plan: &ContainerPlan) -> Vec<String> {
@@ -57,6 +60,7 @@ pub fn container(plan: &ContainerPlan) -> Vec<String> {
         (!plan.net_devices.is_empty(), NET_DEVICES),
         (!plan.resctrl.is_empty(), RESCTRL),
         (plan.runtime.is_some(), RUNTIME),
+        (plan.health.is_some(), HEALTH),
         (plan.cgroup.as_ref().is_some_and(|cgroup| !cgroup.device_program.is_empty()), DEVICE_PROGRAM),
         (plan.rootfs.as_ref().is_some_and(|rootfs| rootfs.ids.is_some()), MOUNT_IDS),
         (
@@ -65,7 +69,12 @@ pub fn container(plan: &ContainerPlan) -> Vec<String> {
         ),
     ];
     plan.mounts.iter().for_each(|mount| used.extend(of_mount(mount)));
-    plan.process.iter().for_each(|process| used.extend(of_process(process)));
+    let check = plan.health.as_ref().and_then(|health| health.check.as_ref());
+    let beside = check.and_then(|check| match check {
+        health::Check::Command(process) => Some(process),
+        health::Check::Http(_) | health::Check::Tcp(_) => None,
+    });
+    plan.process.iter().chain(beside).for_each(|process| used.extend(of_process(process)));
     names(used)
 }
 

@@ -99,6 +99,11 @@ impl Image {
         self.set("StopSignal", json!(signal))
     }
 
+    /// docker's HEALTHCHECK, its test as the configuration holds it: `CMD` and words, `CMD-SHELL` and a line, `NONE`.
+    pub fn healthcheck(self, test: &[&str]) -> Self {
+        self.set("Healthcheck", json!({ "Test": test }))
+    }
+
     pub fn label(mut self, name: &str, value: &str) -> Self {
         self.labels.insert(name.to_owned(), value.to_owned());
         self

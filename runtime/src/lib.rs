@@ -6,6 +6,7 @@ pub mod cgroup;
 pub mod config;
 pub mod ctl;
 pub mod error;
+pub mod host;
 pub mod id;
 pub mod image;
 pub mod launcher;

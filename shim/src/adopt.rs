@@ -90,7 +90,10 @@ pub fn adopt() -> Result<(Supervisor, Ready), Failure> {
     let mut supervisor = Supervisor::adopted(plan, listener, streams, &live, litter)
         .map_err(|errno| crate::failed(Step::Plan, "plan", errno.into()))?;
     match found {
-        Found::Stage(stage) => supervisor.stage = *stage,
+        Found::Stage(stage) => {
+            supervisor.stage = *stage;
+            supervisor.watch_goes_on(status.health);
+        }
         Found::Over(exit) => supervisor.finish(exit),
         Found::Lost(why) => {
             group::kill(&group);

@@ -6,11 +6,13 @@ mod attach;
 mod clock;
 mod dial;
 mod group;
+mod health;
 mod kernel;
 mod launch;
 mod log;
 mod oneshot;
 mod own;
+mod probe;
 mod record;
 mod report;
 mod requests;
@@ -19,6 +21,7 @@ mod run;
 mod server;
 mod streams;
 mod supervise;
+mod watch;
 
 use std::{
     fs::File,

@@ -5,13 +5,13 @@ use std::{os::fd::OwnedFd, path::Path};
 use berth_launch::{
     fault,
     v1::{
-        Event, Exit, Live, Status, event,
+        Event, Exit, Failure, Live, Status, event,
         status::{self, Held},
     },
 };
 
 use crate::{
-    launch, record,
+    clock, launch, record,
     streams::inode,
     supervise::{Stage, Supervisor},
 };
@@ -49,6 +49,21 @@ impl Supervisor {
             // A file that stays is swept with its directory.
             std::fs::remove_file(berth_launch::LIVE).ok();
             std::fs::remove_file(berth_launch::SOCKET).ok();
+        }
+    }
+
+    /// The exit of a run whose program never began.
+    pub(crate) fn never_ran(&self, exit_code: i32, failure: &Failure) -> Exit {
+        let cause = launch::cause(failure);
+        Exit {
+            version: berth_launch::VERSION,
+            id: self.plan.id.clone(),
+            finished_at: clock::now(),
+            exit_code,
+            restarts: self.restarts,
+            message: format!("{}: {cause}", failure.object),
+            lost_log_bytes: self.streams.log.lost_bytes(),
+            ..Exit::default()
         }
     }
 
@@ -92,6 +107,7 @@ impl Supervisor {
             shim_pid: rustix::process::getpid().as_raw_nonzero().get(),
             restarts: self.restarts,
             last_exit: self.last_exit.clone(),
+            health: self.watch.as_ref().map(|watch| watch.status()),
             ..Status::default()
         };
         match &self.stage {

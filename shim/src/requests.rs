@@ -79,6 +79,7 @@ impl Supervisor {
                 let (started_at, began) = (clock::now(), clock::monotonic());
                 let pid = run.pid;
                 self.stage = Stage::Running { run: Run { started_at, began, ..run } };
+                self.watch_begins();
                 if let Some(hooks) = &self.plan.hooks {
                     launch::late_hooks(hooks, launch::Point::Started, pid);
                 }
@@ -132,14 +133,7 @@ impl Supervisor {
         match &self.stage {
             Stage::Created { .. } => self.kill_all(),
             Stage::Running { .. } if stop.grace_ms == 0 => self.kill_all(),
-            Stage::Running { run } => {
-                if !self.by_runtime(wanted) {
-                    // Ended in between: the loop sees it next.
-                    pidfd_send_signal(&run.pidfd, wanted).ok();
-                }
-                let at = clock::monotonic().saturating_add(Duration::from_millis(stop.grace_ms));
-                self.kill_at = Some(self.kill_at.map_or(at, |sooner| sooner.min(at)));
-            }
+            Stage::Running { .. } => self.ask_to_end(wanted, Duration::from_millis(stop.grace_ms)),
             Stage::Backoff { .. } => {
                 let last = self.last_exit.clone().unwrap_or_default();
                 self.finish(last);
@@ -151,6 +145,17 @@ impl Supervisor {
             self.record_live();
         }
         done()
+    }
+
+    /// The signal now, and when its time is up the kill.
+    pub(crate) fn ask_to_end(&mut self, wanted: Signal, grace: Duration) {
+        let Stage::Running { run } = &self.stage else { return };
+        if !self.by_runtime(wanted) {
+            // Ended in between: the loop sees it next.
+            pidfd_send_signal(&run.pidfd, wanted).ok();
+        }
+        let at = clock::monotonic().saturating_add(grace);
+        self.kill_at = Some(self.kill_at.map_or(at, |sooner| sooner.min(at)));
     }
 
     fn shut_down(&mut self) -> Outcome {

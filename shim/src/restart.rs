@@ -27,15 +27,29 @@ pub enum Decision {
 pub struct Run {
     pub exit_code: i32,
     pub ran_for: Duration,
+    pub fitness: Fitness,
+}
+
+/// What its health checks said of a run, where it was to be started again for their sake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fitness {
+    /// Nothing against it.
+    Sound,
+    /// It was ended for being unhealthy, and had been healthy before.
+    Fell,
+    /// It was ended for being unhealthy and had never been anything else, however long it ran.
+    NeverSound,
 }
 
 /// Decides after a run that nobody asked to end.
 pub fn decide(restart: &Restart, history: History, run: Run) -> Decision {
-    let in_a_row = if run.ran_for >= HEALTHY { 0 } else { history.in_a_row };
+    let ill = run.fitness != Fitness::Sound;
+    let starts_anew = run.ran_for >= HEALTHY && run.fitness != Fitness::NeverSound;
+    let in_a_row = if starts_anew { 0 } else { history.in_a_row };
     let wanted = match restart.policy() {
-        Policy::Never => false,
+        Policy::Never => ill,
         Policy::OnFailure => {
-            run.exit_code != 0 && (restart.max_retries == 0 || in_a_row < restart.max_retries)
+            (run.exit_code != 0 || ill) && (restart.max_retries == 0 || in_a_row < restart.max_retries)
         }
         Policy::Always => true,
     };
@@ -63,7 +77,7 @@ mod tests {
     }
 
     fn run(exit_code: i32, seconds: u64) -> Run {
-        Run { exit_code, ran_for: Duration::from_secs(seconds) }
+        Run { exit_code, ran_for: Duration::from_secs(seconds), fitness: Fitness::Sound }
     }
 
     #[test]
@@ -93,6 +107,20 @@ mod tests {
         assert_eq!(delays[13], 300_000);
         let expected = Decision::Restart { after: FIRST, history: History { in_a_row: 1 } };
         assert_eq!(decide(&always, history, run(1, 10)), expected);
+    }
+
+    #[test]
+    fn one_that_was_ended_for_being_unhealthy_is_started_again_under_any_policy() {
+        let ended = |fitness| Run { fitness, ..run(0, 3600) };
+        let before = History { in_a_row: 3 };
+        for restart in [policy(Policy::Never, 0), policy(Policy::OnFailure, 5), policy(Policy::Always, 0)] {
+            let anew = Decision::Restart { after: FIRST, history: History { in_a_row: 1 } };
+            assert_eq!(decide(&restart, before, ended(Fitness::Fell)), anew);
+            let on = Decision::Restart { after: 8 * FIRST, history: History { in_a_row: 4 } };
+            assert_eq!(decide(&restart, before, ended(Fitness::NeverSound)), on);
+        }
+        let bounded = policy(Policy::OnFailure, 3);
+        assert_eq!(decide(&bounded, before, ended(Fitness::NeverSound)), Decision::GiveUp);
     }
 
     proptest! {

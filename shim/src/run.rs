@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use berth_launch::v1::{ContainerPlan, Failure, Process, Runtime, Step};
+use berth_launch::v1::{ContainerPlan, Failure, Health, Process, Runtime, Step, health};
 use prost::Message;
 use rustix::process::{Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_send_signal, waitid};
 
@@ -70,11 +70,17 @@ pub fn slim(plan: ContainerPlan) -> rustix::io::Result<ContainerPlan> {
         oom_score_adj: process.oom_score_adj,
         ..Process::default()
     });
+    // A command is read anew for each check.
+    let health = plan.health.map(|health| match health.check {
+        Some(health::Check::Command(_)) => Health { check: None, ..health },
+        Some(health::Check::Http(_) | health::Check::Tcp(_)) | None => health,
+    });
     // Its document is on disk.
     let runtime = plan.runtime.map(|runtime| Runtime { document: Vec::new(), ..runtime });
     let bytes = ContainerPlan {
         process,
         runtime,
+        health,
         rootfs: None,
         mounts: Vec::new(),
         devices: Vec::new(),

@@ -25,6 +25,7 @@ use crate::{
     run::{Ended, ExecRun, Kin, Run, exit_code, orphan_ended, reap, slim, taken},
     server::{self, Client, Incoming},
     streams::Streams,
+    watch::Watch,
 };
 
 /// Output that a process of another namespace holds open is not waited for longer.
@@ -33,6 +34,7 @@ const DRAIN: Duration = Duration::from_secs(2);
 const EMPTY: Duration = Duration::from_secs(10);
 /// The last words to clients and to those attached.
 const FAREWELL: Duration = Duration::from_secs(5);
+const LOST: &str = "its exit code was lost: the shim that had started it was killed";
 
 #[derive(Debug)]
 pub struct Supervisor {
@@ -43,7 +45,9 @@ pub struct Supervisor {
     pub(crate) stage: Stage,
     pub(crate) execs: Vec<ExecRun>,
     /// Cgroups of ended execs in which something still runs.
-    litter: Vec<PathBuf>,
+    pub(crate) litter: Vec<PathBuf>,
+    /// Of a container that has a health check.
+    pub(crate) watch: Option<Box<Watch>>,
     history: History,
     pub(crate) restarts: u32,
     pub(crate) last_exit: Option<Exit>,
@@ -54,7 +58,7 @@ pub struct Supervisor {
     /// Socket and live record are gone.
     pub(crate) nameless: bool,
     /// A call was answered, for which memory was needed.
-    served: bool,
+    pub(crate) served: bool,
 }
 
 #[derive(Debug)]
@@ -94,6 +98,7 @@ enum Wake {
     Sinks,
     Init,
     Exec(usize),
+    Check,
 }
 
 impl Supervisor {
@@ -143,6 +148,7 @@ impl Supervisor {
             stage,
             execs: Vec::new(),
             litter: Vec::new(),
+            watch: None,
             history: History::default(),
             last_exit: None,
             stopping: false,
@@ -206,6 +212,9 @@ impl Supervisor {
         for (n, exec) in self.execs.iter().enumerate() {
             fds.push((Wake::Exec(n), PollFd::new(&exec.pidfd, PollFlags::IN)));
         }
+        if let Some(watch) = &self.watch {
+            fds.extend(watch.waits_for().map(|fd| (Wake::Check, fd)));
+        }
         let (wakes, mut fds): (Vec<_>, Vec<_>) = fds.into_iter().unzip();
         let timeout = self.next_deadline().map(|at| {
             let left = at.saturating_sub(clock::monotonic());
@@ -229,7 +238,8 @@ impl Supervisor {
         };
         let sinks = self.streams.sinks().filter(|sink| sink.is_waiting()).map(Sink::gives_up_at);
         let execs = self.execs.iter().filter_map(|exec| exec.deadline);
-        stage.into_iter().chain(self.kill_at).chain(sinks).chain(execs).min()
+        let all = stage.into_iter().chain(self.kill_at).chain(self.health_deadline());
+        all.chain(sinks).chain(execs).min()
     }
 
     fn wake(&mut self, wake: Wake) {
@@ -246,6 +256,7 @@ impl Supervisor {
             Wake::Sinks => self.streams.flush_sinks(),
             Wake::Init => self.init_ended(),
             Wake::Exec(n) => self.exec_ended(n),
+            Wake::Check => self.hear_check(),
         }
     }
 
@@ -293,6 +304,7 @@ impl Supervisor {
             exec.timed_out = true;
             exec.kill(Signal::KILL);
         }
+        self.keep_health(now);
         if let Stage::Backoff { until, .. } = self.stage
             && until <= now
         {
@@ -315,10 +327,10 @@ impl Supervisor {
         let (Stage::Created { run, .. } | Stage::Running { run }) = &self.stage else { return };
         let (ended, message) = match (run.kin, reap(&run.pidfd)) {
             (Kin::Child, None) => return,
-            (Kin::Child, Some(ended)) => (ended, ""),
+            (Kin::Child, Some(ended)) => (ended, self.verdict()),
             (Kin::Orphan, _) => match orphan_ended(run) {
-                Some(ended) => (ended, ""),
-                None => (Ended::UNKNOWN, "its exit code was lost: the shim that had started it was killed"),
+                Some(ended) => (ended, self.verdict()),
+                None => (Ended::UNKNOWN, LOST.to_owned()),
             },
         };
         let kills = self.plan.cgroup.as_ref().map_or(0, group::oom_kills);
@@ -332,7 +344,7 @@ impl Supervisor {
             signal: ended.signal,
             oom_killed: kills > run.oom_kills_before && ended.code != 0,
             restarts: self.restarts,
-            message: message.to_owned(),
+            message,
             lost_log_bytes: self.streams.log.lost_bytes(),
         };
         let ran_for = clock::monotonic().saturating_sub(run.began);
@@ -351,6 +363,7 @@ impl Supervisor {
         }
         let now = clock::monotonic();
         self.kill_at = None;
+        self.watch_ends();
         self.stage = Stage::Ending { exit, ran_for, since: now, look_again: now };
     }
 
@@ -363,7 +376,8 @@ impl Supervisor {
             self.streams.close();
         }
         let empty = self.plan.cgroup.as_ref().is_none_or(group::is_empty);
-        let done = self.streams.ended() && self.execs.is_empty() && empty;
+        let checked = self.watch.as_ref().is_none_or(|watch| !watch.is_busy());
+        let done = self.streams.ended() && self.execs.is_empty() && checked && empty;
         if !done && waited < EMPTY {
             // Nothing tells of an emptied v1 group: look again soon, less and less often.
             *look_again = now + (waited / 4).clamp(Duration::from_micros(500), Duration::from_millis(50));
@@ -379,7 +393,7 @@ impl Supervisor {
 
     fn decide(&mut self, exit: Exit, ran_for: Duration) {
         self.last_exit = Some(exit.clone());
-        let run = restart::Run { exit_code: exit.exit_code, ran_for };
+        let run = restart::Run { exit_code: exit.exit_code, ran_for, fitness: self.fitness() };
         let policy = self.plan.restart.unwrap_or_default();
         match restart::decide(&policy, self.history, run) {
             Decision::Restart { after, history } if !self.stopping && exit.started_at != 0 => {
@@ -431,9 +445,11 @@ impl Supervisor {
             Ok(run) => {
                 let (started_at, began) = (clock::now(), clock::monotonic());
                 self.stage = Stage::Running { run: Run { started_at, began, ..run } };
+                self.watch_begins();
                 self.changed();
             }
             Err(failure) => {
+                self.watch = None;
                 let now = clock::now();
                 let exit = Exit {
                     started_at: now,
@@ -442,21 +458,6 @@ impl Supervisor {
                 };
                 self.end(exit, Duration::ZERO);
             }
-        }
-    }
-
-    /// The exit of a run whose program never began.
-    pub(crate) fn never_ran(&self, exit_code: i32, failure: &Failure) -> Exit {
-        let cause = launch::cause(failure);
-        Exit {
-            version: berth_launch::VERSION,
-            id: self.plan.id.clone(),
-            finished_at: clock::now(),
-            exit_code,
-            restarts: self.restarts,
-            message: format!("{}: {cause}", failure.object),
-            lost_log_bytes: self.streams.log.lost_bytes(),
-            ..Exit::default()
         }
     }
 
@@ -471,10 +472,7 @@ impl Supervisor {
         };
         self.litter.extend(exec.cgroup.take());
         exec.ended = true;
-        self.litter.retain(|directory| {
-            let removed = std::fs::remove_dir(directory);
-            removed.is_err_and(|error| error.kind() != std::io::ErrorKind::NotFound)
-        });
+        self.clear_litter();
         self.tell(&Event { event: Some(event::Event::ExecExited(told)) });
     }
 

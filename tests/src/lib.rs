@@ -34,7 +34,7 @@ pub use clients::Answer;
 pub use daemon::{Daemon, Options};
 pub use devices::block_device;
 pub use hostile::{Hostile, Trick};
-pub use leaks::processes_naming;
+pub use leaks::{processes_in, processes_naming};
 pub use logs::{Line, Stream, lines, read_log};
 pub use pods::{Asked, Pod, asked, exec_of, host_network, pod, security};
 pub use poll::{BOUND, eventually, until};

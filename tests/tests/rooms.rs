@@ -33,7 +33,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("oci", &["config", "error", "id"]),
     ("launcher", &["error", "id"]),
     // A client: it knows the daemon's proto and nothing of the daemon.
-    ("ctl", &[]),
+    ("ctl", &["host"]),
+    // What the tool looks at without a daemon.
+    ("host", &[]),
     // An OCI runtime's verbs: no daemon, no pod.
     ("ocicli", &["cgroup", "error", "oci"]),
     ("config", &["error"]),

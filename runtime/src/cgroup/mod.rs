@@ -21,7 +21,10 @@ mod pressure;
 mod stats;
 mod values;
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 pub use self::devices::Rules as DeviceRules;
 use crate::{Error, Kind, Result, error::Cause};
@@ -212,6 +215,15 @@ impl Hierarchy {
     /// Names the group without touching it.
     pub fn group(&self, path: &str) -> Group {
         self.roots.below(&make::normal_parts(path))
+    }
+
+    /// The names of the groups right below it, in whatever hierarchy; none where it is absent.
+    pub fn below(&self, path: &str) -> BTreeSet<String> {
+        let parent = self.group(path);
+        let listings = parent.v2.iter().chain(&parent.v1).filter_map(|dir| std::fs::read_dir(dir).ok());
+        let groups =
+            listings.flatten().flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        groups.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
     }
 }
 

@@ -3,8 +3,8 @@
 use clap::{Args, Parser, Subcommand};
 
 use super::{
-    connect, exec, flags, images, inspect, lifecycle, list, logs, network, output::Format, pull, stats,
-    storage,
+    connect, doctor, exec, flags, images, inspect, lifecycle, list, logs, network, output::Format, pull,
+    stats, storage,
 };
 
 /// Runs containers and shows what a berthd has.
@@ -105,6 +105,8 @@ pub(super) enum Verb {
     Version(Shape),
     /// Prints what the daemon is and what this host lacks
     Info(Shape),
+    /// Tells what is orphaned or damaged, and whether this host is fit; exits 1 where something is wrong
+    Doctor(doctor::Flags),
 }
 
 #[cfg(test)]

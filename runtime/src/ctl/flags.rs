@@ -12,7 +12,7 @@ use clap::{ArgAction, Args, ValueEnum};
 
 use super::{
     failure::{Failure, Result},
-    parse,
+    health, parse,
 };
 
 #[derive(Debug, Args)]
@@ -112,6 +112,8 @@ pub(super) struct Create {
     /// What ends it: TERM, SIGQUIT, 3
     #[arg(long, value_name = "SIGNAL")]
     stop_signal: Option<String>,
+    #[command(flatten)]
+    health: health::Flags,
     /// When to fetch the image
     #[arg(long, value_name = "WHEN", default_value = "missing")]
     pub(super) pull: Pull,
@@ -190,6 +192,7 @@ impl Create {
             cap_drop: self.cap_drop,
             pids_limit: self.pids_limit.unwrap_or(0).max(0),
             ports: self.publish.into_iter().flat_map(|ports| ports.0).collect(),
+            health: self.health.check(),
             command_line: std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect(),
         })
     }

@@ -12,6 +12,7 @@ use super::{
     connect::Daemon,
     failure::Result,
     human,
+    health,
     output::{self, Format, Notation},
 };
 
@@ -42,7 +43,7 @@ fn document(told: InspectResponse) -> Value {
     let container = told.container.unwrap_or_default();
     let spec = told.spec.unwrap_or_default();
     let state = container.state();
-    json!({
+    let mut document = json!({
         "Id": container.id,
         // Docker's names begin with a slash; scripts strip it.
         "Name": format!("/{}", container.name),
@@ -86,7 +87,15 @@ fn document(told: InspectResponse) -> Value {
             "Gid": told.gid,
             "CommandLine": spec.command_line,
         },
-    })
+    });
+    // As with docker: what has none has no such keys.
+    if let Some(health) = &container.health {
+        document["State"]["Health"] = health::of_state(health);
+    }
+    if let Some(check) = &told.health {
+        document["Config"]["Healthcheck"] = health::of_config(check);
+    }
+    document
 }
 
 /// docker's: by the network's name, where it is there.

@@ -10,7 +10,7 @@ use super::{
     command::Shape,
     connect::Daemon,
     failure::Result,
-    human,
+    health, human,
     logs::now,
     output::{self, Format},
 };
@@ -112,7 +112,10 @@ fn status(container: &Container, now: i64) -> String {
     let oom = if container.oom_killed { ", out of memory" } else { "" };
     match container.state() {
         State::Created => "Created".into(),
-        State::Running => format!("Up {}", since(container.started_at)),
+        State::Running => match container.health.as_ref().map(|health| health.state()) {
+            None => format!("Up {}", since(container.started_at)),
+            Some(state) => format!("Up {} ({})", since(container.started_at), health::in_a_list(state)),
+        },
         State::Restarting => {
             format!("Restarting ({}) {} ago", container.exit_code, since(container.finished_at))
         }
@@ -142,6 +145,12 @@ mod tests {
         assert_eq!(status(&container(State::Running), now), "Up 7 minutes");
         assert_eq!(status(&container(State::Restarting), now), "Restarting (137) 5 minutes ago");
         assert_eq!(status(&container(State::Exited), now), "Exited (137) 5 minutes ago");
+        let ill = berth_cri::berth::Health {
+            state: berth_cri::berth::health::State::Unhealthy.into(),
+            ..Default::default()
+        };
+        let ill = Container { health: Some(ill), ..container(State::Running) };
+        assert_eq!(status(&ill, now), "Up 7 minutes (unhealthy)");
         let killed = Container { oom_killed: true, ..container(State::Exited) };
         assert_eq!(status(&killed, now), "Exited (137, out of memory) 5 minutes ago");
     }

@@ -4,7 +4,8 @@
 //! command (the line) ── verb ──┬─ flags, parse ── run ──┐
 //!                              ├─ exec, attach ─────────┼─ session ── terminal, detach
 //!                              ├─ lifecycle, logs, list, inspect, stats
-//!                              └─ images, pull, storage, network, node
+//!                              ├─ images, pull, storage, network, node
+//!                              └─ doctor
 //! all of them: connect (the socket), output (tables, JSON), failure (the one error and the exit code)
 //! ```
 
@@ -12,11 +13,13 @@ mod attach;
 mod command;
 mod connect;
 mod detach;
+mod doctor;
 mod exec;
 mod failure;
 #[cfg(test)]
 mod fake;
 mod flags;
+mod health;
 mod human;
 mod images;
 mod inspect;
@@ -78,8 +81,12 @@ pub fn main() -> ExitCode {
 
 /// The exit code, where nothing failed.
 async fn perform(command: Command) -> Result<u8> {
-    let daemon = Daemon::connect(&command.address()).await?;
     let format = command.output.unwrap_or_default();
+    let daemon = Daemon::connect(&command.address()).await;
+    if let Verb::Doctor(flags) = &command.verb {
+        return doctor::doctor(daemon, flags, format).await;
+    }
+    let daemon = daemon?;
     match command.verb {
         Verb::Run(flags) => run::run(&daemon, flags).await,
         Verb::Create(flags) => run::create(&daemon, flags).await,
@@ -105,6 +112,8 @@ async fn perform(command: Command) -> Result<u8> {
         Verb::Network(verb) => network::network(&daemon, verb, format).await,
         Verb::System(verb) => storage::system(&daemon, verb, format).await,
         Verb::Version(shape) => node::version(&daemon, shape.or(format)).await,
+        // Done above: it goes without the daemon.
+        Verb::Doctor(_) => Ok(0),
         Verb::Info(shape) => node::info(&daemon, shape.or(format)).await,
     }
 }

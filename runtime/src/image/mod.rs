@@ -50,7 +50,7 @@ use std::{
 use tokio::sync::mpsc;
 
 use self::{install::blocking, store::Inner};
-use crate::{Result, config};
+use crate::{Error, Result, config};
 
 /// The image store of one root directory. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -214,6 +214,16 @@ impl Store {
         self.inner.read().locate(name, &self.inner.config.short_name_prefix)?.whole.clone()
     }
 
+    /// An image's configuration as it came, with what the OCI's schema has no place for. Blocks.
+    ///
+    /// # Errors
+    /// `NotFound` for an id that is none.
+    pub fn configuration(&self, id: &str) -> Result<Vec<u8>> {
+        let path = self.inner.blob(&digest::Digest::parse(id)?);
+        std::fs::read(&path)
+            .map_err(|error| Error::io("read image config", path.display().to_string(), error))
+    }
+
     /// Pulls the image. Equal requests share one pull; dropping the future leaves it running.
     ///
     /// # Errors
@@ -272,6 +282,11 @@ impl Store {
     /// Lets them go; absent is success. Blocks, for long if these were the last of a removed image.
     pub fn release(&self, holder: &str) -> Result<()> {
         self.inner.release_hold(holder)
+    }
+
+    /// Who holds layers.
+    pub fn holders(&self) -> Vec<String> {
+        self.inner.read().holds.keys().cloned().collect()
     }
 
     pub fn usage(&self) -> Result<FsUsage> {

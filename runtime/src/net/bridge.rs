@@ -34,7 +34,7 @@ use crate::{Error, Kind, Result, config, error::Cause, id::PodId};
 /// Bridges, address allocator, masquerade.
 #[derive(Debug)]
 pub struct Bridge {
-    table: String,
+    pub(super) table: String,
     /// Where networks that ask for no subnet get theirs, one pool of a family.
     pub(super) pools: Vec<Subnet>,
     pub(super) segments: Mutex<BTreeMap<String, Known>>,
@@ -47,7 +47,7 @@ pub struct Bridge {
     pub(super) leaving: Leaving,
     pub(super) names: Names,
     /// Held from reading the ports until the tables have them, so that no older list comes over a newer one.
-    writing: tokio::sync::Mutex<()>,
+    pub(super) writing: tokio::sync::Mutex<()>,
 }
 
 /// A network and how far it is set up.
@@ -489,7 +489,7 @@ fn is_nobodys(port: &HostPort) -> Result<()> {
 }
 
 /// The host end of a pod's pair: 14 bytes of the 15 that an interface's name may have.
-fn host_name(pod: &PodId) -> String {
+pub(super) fn host_name(pod: &PodId) -> String {
     format!("bth{}", &pod.as_str()[..11])
 }
 

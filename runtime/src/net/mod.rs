@@ -9,6 +9,7 @@
 //!                                  ├─ route                      the bridge and the host ends of pods, by netlink
 //!                                  ├─ table                      forwarding and nftables: the way out, the ports in
 //!                                  └─ conntrack                  flows of a port that leads elsewhere now
+//!          orphans                                               links and rules that no lease explains
 //!
 //! attach ──> the sandbox shim makes and pins the namespace ──> plug ──> … ──> unplug ──> it is let go ──> release
 //! ```
@@ -23,6 +24,7 @@ mod leaving;
 mod named;
 mod names;
 mod networks;
+mod orphans;
 mod pool;
 mod port;
 mod route;
@@ -48,6 +50,7 @@ pub use self::{
     cni::{Dns, IPS, Wish},
     named::Made,
     networks::{NetworkView, NewNetwork},
+    orphans::Stray,
     port::{HostPort, Protocol},
     segment::{DEFAULT, Reach, check_alias, check_name},
     subnet::{Family, Subnet},

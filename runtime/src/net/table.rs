@@ -110,7 +110,7 @@ fn forward_ipv6() -> Result<()> {
 }
 
 /// The names were checked when the networks were taken: they are words.
-fn rules(table: &str, segments: &[Segment], ports: &[(Seat, HostPort)], six: bool) -> String {
+pub fn rules(table: &str, segments: &[Segment], ports: &[(Seat, HostPort)], six: bool) -> String {
     let mut text = of_family(Family::V4, table, segments, ports);
     let has_six = segments.iter().any(|segment| segment.of(Family::V6).is_some());
     match (six, has_six) {

@@ -293,6 +293,7 @@ fn a_persons_container_with_its_own_rules() {
         create_bind_sources: true,
         stop_signal: Some(2),
         pids: Some(100),
+        health: None,
     };
     let (_, plan) = case.plan();
     golden("standalone", &text::container(&plan));

@@ -17,6 +17,7 @@ mod exec;
 mod explain;
 #[cfg(test)]
 mod golden;
+mod health;
 mod labels;
 mod mounts;
 mod outside;
@@ -38,6 +39,7 @@ pub use self::{
     compile::compile,
     exec::exec_process,
     explain::explain,
+    health::{health, health_plan},
     labels::{Apparmor, DEFAULT_PROFILE, apparmor},
     outside::{by_runtime, exec_by_runtime},
     sandbox::modes,
@@ -132,6 +134,8 @@ pub struct Options {
     pub stop_signal: Option<u32>,
     /// The most processes and threads; CRI leaves that to the kubelet's own cgroup.
     pub pids: Option<i64>,
+    /// What a person says of health checks; none: nobody runs any, as under a kubelet, which has its own.
+    pub health: Option<berth_cri::berth::HealthCheck>,
 }
 
 #[derive(Debug, Clone, Default)]

@@ -95,7 +95,7 @@ pub async fn launch(
     id: &ContainerId,
     record: &mut ContainerRecord,
 ) -> Result<(Shim, Arc<Spec>, launch::Ready)> {
-    let (plan, spec) = {
+    let Prepared { plan, spec, health } = {
         let (rooms, places, id, container) = (rooms.clone(), places.clone(), id.clone(), record.clone());
         let (pod_id, pod_record, target) = (pod.id.clone(), pod.record.clone(), pod.target_pid.clone());
         blocking("prepare container", move || {
@@ -115,6 +115,7 @@ pub async fn launch(
     record.groups.clone_from(&ready.groups);
     record.boot_id = clock::boot_id();
     record.env = plan.process.unwrap_or_default().env;
+    record.health = health;
     record.runtime = plan.runtime.unwrap_or_default().program;
     record.spec = serde_json::to_string(&spec)
         .map_err(|error| Error::new(Kind::Internal, "write", "OCI spec").because(error))?;
@@ -131,7 +132,7 @@ fn prepare(
     (pod_id, pod_record, target_pid): (&PodId, &PodRecord, Option<PathBuf>),
     id: &ContainerId,
     record: &ContainerRecord,
-) -> Result<(launch::ContainerPlan, Spec)> {
+) -> Result<Prepared> {
     let config = record.config.clone().unwrap_or_default();
     let sandbox = pod_record.config.clone().unwrap_or_default();
     let options = record.options.clone().unwrap_or_default().options();
@@ -139,7 +140,8 @@ fn prepare(
     let image = find_image(rooms, &record.image_id)?;
     let (dir, directory) = (places.container_dir(id), places.container_record(id));
     let (upper, work) = (directory.join("upper"), directory.join("work"));
-    for made in [&dir, &upper, &work] {
+    // The record's directory first: what has an id and no such directory is nobody's.
+    for made in [&upper, &work, &dir] {
         place::make(made)?;
     }
     let users = oci::users_of_pod(&sandbox)?;
@@ -225,7 +227,23 @@ fn prepare(
         }
         Handler::BuiltIn => plan = held_to_devices(&group, &spec, plan)?,
     }
-    Ok((plan, spec))
+    let health = match &options.health {
+        Some(asked) => oci::health(asked, &rooms.images.configuration(&image.id)?)?,
+        None => None,
+    };
+    if let Some(check) = &health {
+        let env = plan.process.as_ref().map(|process| process.env.as_slice()).unwrap_or_default();
+        plan.health = Some(oci::health_plan(check, &spec, env)?);
+        plan.needs = berth_launch::needs::container(&plan);
+    }
+    Ok(Prepared { plan, spec, health })
+}
+
+/// What a shim is to do, and what is kept of it.
+struct Prepared {
+    plan: launch::ContainerPlan,
+    spec: Spec,
+    health: Option<berth_cri::berth::HealthCheck>,
 }
 
 /// The plan with the program, if it takes one, for the spec's device rules to hold in the group.

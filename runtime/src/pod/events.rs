@@ -152,6 +152,8 @@ pub(super) mod tests {
             cgroup_path: String::new(),
             upper: "/upper".into(),
             runtime: String::new(),
+            health_check: None,
+            health: None,
         }
     }
 

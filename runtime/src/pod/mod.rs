@@ -13,12 +13,14 @@ mod board;
 mod cdi;
 mod clock;
 mod container;
+mod doctor;
 mod ending;
 mod events;
 mod handlers;
 mod image_volumes;
 mod listen;
 mod names;
+mod orphans;
 mod place;
 mod ports;
 mod publish;
@@ -61,6 +63,7 @@ use crate::{
     launcher::{Fault, Launcher, Shim},
     net, oci,
 };
+pub use doctor::{Finding, Mending, Outcome};
 pub use events::{Event, What};
 pub use handlers::{Handler, Handlers, RecursiveReadOnly};
 pub use wish::NETWORK;

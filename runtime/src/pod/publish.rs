@@ -47,7 +47,10 @@ impl Pod {
         };
         let (why, message) = match &there.state {
             State::Exited { exit } => (reason(exit), exit.message.clone()),
-            State::Backoff { last, .. } => (reason(last), "it is started again after a delay".to_owned()),
+            State::Backoff { last, .. } => {
+                let why = if last.message.is_empty() { String::new() } else { format!("{}; ", last.message) };
+                (reason(last), format!("{why}it is started again after a delay"))
+            }
             State::Unknown { why } => ("Unknown", why.clone()),
             State::Created { .. } | State::Running { .. } => ("", String::new()),
         };
@@ -78,6 +81,8 @@ impl Pod {
             cgroup_path: record.cgroup_path.clone(),
             upper: self.places.container_record(&there.id).join("upper"),
             runtime: record.runtime.clone(),
+            health_check: record.health.clone(),
+            health: there.shim.as_ref().and_then(|shim| shim.status().health),
         }
     }
 }

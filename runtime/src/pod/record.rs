@@ -112,6 +112,9 @@ pub struct ContainerRecord {
     /// The OCI runtime of the host that keeps it; empty: Berth itself.
     #[prost(string, tag = "32")]
     pub runtime: String,
+    /// The health check that its shim carries out.
+    #[prost(message, optional, tag = "33")]
+    pub health: Option<berth::HealthCheck>,
 }
 
 /// `oci::Options` as it is written.
@@ -133,6 +136,8 @@ pub struct OptionsRecord {
     pub stop_signal: Option<u32>,
     #[prost(int64, optional, tag = "8")]
     pub pids: Option<i64>,
+    #[prost(message, optional, tag = "9")]
+    pub health: Option<berth::HealthCheck>,
 }
 
 impl From<Client> for By {
@@ -164,6 +169,7 @@ impl From<&oci::Options> for OptionsRecord {
             create_bind_sources: options.create_bind_sources,
             stop_signal: options.stop_signal,
             pids: options.pids,
+            health: options.health.clone(),
         }
     }
 }
@@ -179,6 +185,7 @@ impl OptionsRecord {
             create_bind_sources: self.create_bind_sources,
             stop_signal: self.stop_signal,
             pids: self.pids,
+            health: self.health.clone(),
         }
     }
 }

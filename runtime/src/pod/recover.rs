@@ -15,6 +15,7 @@ use super::{
     board::Board,
     clock,
     container::{self, Container},
+    orphans::{self, Orphan},
     place::{self, Places},
     reboot,
     record::{self, ContainerRecord, Phase, PodRecord},
@@ -39,7 +40,7 @@ pub async fn recover(rooms: Rooms) -> Result<Pods> {
         let places = places.clone();
         blocking("read records", move || read(&places)).await?
     };
-    sweep(&rooms, &places, &found).await;
+    sweep(&rooms, &places, &found).await?;
     let board = Arc::new(Board::new());
     let mut tasks = Tasks::default();
     let boot_id = clock::boot_id();
@@ -70,12 +71,15 @@ pub async fn recover(rooms: Rooms) -> Result<Pods> {
         info!(container = %id, "a container whose pod is gone is taken back");
         take_back(&rooms, &places, id, record).await;
     }
-    let (logs, kept) = (places.root.join("logs"), Arc::clone(&board));
-    blocking("sweep logs", move || {
-        sweep_logs(&logs, |id| kept.home(id).is_some() || unreadable.contains(id.as_str()));
-        Ok(())
-    })
-    .await?;
+    let (there, kept) = (places.clone(), Arc::clone(&board));
+    let logs = blocking("look for logs", move || {
+        let known = |id: &str| {
+            unreadable.contains(id) || ContainerId::parse(id).is_ok_and(|id| kept.home(&id).is_some())
+        };
+        let logs = orphans::logs(&there).into_iter();
+        Ok(logs.filter(|orphan| !orphan.id().is_some_and(known)).collect())
+    });
+    orphans::mend_all(&rooms, &places, logs.await?).await;
     let living = board.list();
     let living = living.iter().filter(|pod| pod.state == super::PodState::Ready).map(|pod| pod.id.clone());
     rooms.network.look_after(living.collect());
@@ -357,77 +361,30 @@ async fn erase(rooms: &Rooms, places: &Places, id: &PodId, record: &PodRecord) {
     }
 }
 
-/// The network of a pod without a record, and its directory.
-async fn take_network(rooms: Rooms, places: Places, pod: PodId) {
-    let (record, dir) = (PodRecord::default(), places.pod_dir(&pod));
-    let taken = match sandbox::take_back(&rooms, &places, &pod, &record).await {
-        Ok(()) => blocking("remove pod", move || place::remove(&dir)).await,
-        Err(error) => Err(error),
-    };
-    if let Err(error) = taken {
-        warn!(pod = %pod, error = error.chain(), "it is not wholly taken back");
-    }
-}
-
-/// Log directories of people's containers that are gone.
-fn sweep_logs(logs: &Path, known: impl Fn(&ContainerId) -> bool) {
-    for entry in fs::read_dir(logs).into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if ContainerId::parse(&name).is_ok_and(|id| !known(&id)) {
-            info!(container = name, "logs of a container that is gone are removed");
-            if let Err(error) = place::remove(&entry.path()) {
-                warn!(container = name, error = error.chain(), "they stay");
-            }
-        }
-    }
-}
-
 /// What has an id of ours and no record: left by a crash between two steps.
-async fn sweep(rooms: &Rooms, places: &Places, found: &Found) {
+async fn sweep(rooms: &Rooms, places: &Places, found: &Found) -> Result<()> {
     let mut known: HashSet<String> = found.unreadable.clone();
     known.extend(found.pods.iter().map(|(id, _)| id.to_string()));
     known.extend(found.containers.iter().map(|(id, _)| id.to_string()));
-    for pod in rooms.network.attached() {
-        if !known.contains(pod.as_str()) {
-            info!(pod = %pod, "the network of a pod that is gone is taken back");
-            known.insert(pod.to_string());
-            let taken = take_network(rooms.clone(), places.clone(), pod.clone());
-            match rooms.network.has_plugins(&pod) {
-                true => {
-                    tokio::spawn(taken);
-                }
-                false => taken.await,
-            }
+    let mut left = orphans::unowned(orphans::candidates(rooms, places).await?, &known);
+    for network in left.extract_if(.., |orphan| matches!(orphan, Orphan::Network(_))) {
+        let Orphan::Network(pod) = &network else { continue };
+        let has_plugins = rooms.network.has_plugins(pod);
+        let (rooms, places) = (rooms.clone(), places.clone());
+        let taken = async move { orphans::mend_all(&rooms, &places, vec![network]).await };
+        match has_plugins {
+            // A plugin that hangs holds up nobody.
+            true => drop(tokio::spawn(taken)),
+            false => taken.await,
         }
     }
-    // Their names are read now: what comes later is somebody's.
-    let left = ["pods", "containers"].into_iter().flat_map(|kind| {
-        let entries = fs::read_dir(places.state.join(kind)).into_iter().flatten().flatten();
-        entries.map(move |entry| (kind, entry.file_name().to_string_lossy().into_owned(), entry.path()))
-    });
-    let ours = |name: &str| PodId::parse(name).is_ok() && !known.contains(name);
-    let left: Vec<_> = left.filter(|(_, name, _)| ours(name)).collect();
-    let rooms = rooms.clone();
-    let swept = tokio::spawn(async move {
-        for (kind, name, directory) in left {
-            info!(id = name, "what is left of a {} that is gone is removed", kind.trim_end_matches('s'));
-            let (rooms, group) = (rooms.clone(), name.clone());
-            let removed = blocking("sweep", move || remove_left(&rooms, &group, &directory)).await;
-            if let Err(error) = removed {
-                warn!(id = name, error = error.chain(), "it stays");
-            }
-        }
-    });
+    for orphan in left.extract_if(.., |orphan| matches!(orphan, Orphan::Populated { .. })) {
+        info!(id = orphan.id(), "something runs in a cgroup that no record names; it is left alone");
+    }
+    let (rooms, places) = (rooms.clone(), places.clone());
+    let swept = tokio::spawn(async move { orphans::mend_all(&rooms, &places, left).await });
     if tokio::time::timeout(SWEEPING, swept).await.is_err() {
         info!("much is left of what is gone: it is removed while calls are answered");
     }
-}
-
-fn remove_left(rooms: &Rooms, name: &str, directory: &Path) -> Result<()> {
-    let group = rooms.cgroups.group(&format!("/{}/{name}", rooms.config.cgroup_parent.trim_matches('/')));
-    let cleared = group.kill().and_then(|()| group.remove());
-    cleared
-        .and(place::unpin(directory))
-        .and(place::unmount_all(directory))
-        .and_then(|()| place::remove(directory))
+    Ok(())
 }

@@ -108,6 +108,9 @@ pub struct ContainerView {
     pub upper: PathBuf,
     /// The OCI runtime of the host that keeps it; empty: Berth itself.
     pub runtime: String,
+    /// The health check that its shim carries out, and what it has found in the present run.
+    pub health_check: Option<berth_cri::berth::HealthCheck>,
+    pub health: Option<launch::HealthStatus>,
 }
 
 /// How an exec ended, once it has; an error where that can't be known any more.

@@ -64,6 +64,12 @@ pub fn setsid() {
     unsafe { libc::setsid() };
 }
 
+/// Closes every descriptor from `first` on in a child that does one thing and exits without destructors.
+pub fn close_from(first: u32) {
+    // SAFETY: called in such a child, which afterwards uses only lower ones and what it opens itself.
+    unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0u32) };
+}
+
 /// Closes every descriptor of a process that only waits from now on.
 pub fn close_all() {
     // SAFETY: called by a pod's PID 1 alone, which never returns to code that owns a descriptor.

@@ -1,6 +1,8 @@
 //! `berth`, as a person and their scripts use it.
 
+mod doctor;
 mod flags;
+mod health;
 mod lifecycle;
 mod names;
 mod networks;

@@ -59,6 +59,35 @@ fn taken_over(daemon: &Daemon, id: &str) {
 }
 
 #[test]
+fn the_shim_that_takes_over_checks_health_on() {
+    if skipped("the_shim_that_takes_over_checks_health_on") {
+        return;
+    }
+    let daemon = Daemon::with_fixture();
+    const CHECKED: &str = "localhost/checked:1";
+    daemon.load_image(CHECKED, &images::base().healthcheck(&["CMD", "cat", "/well"]));
+    let quick = ["--health-interval", "50ms", "--health-retries", "2"];
+    let id =
+        daemon.berth_ok(&[&["run", "-d", "--name", "web"], &quick[..], &[CHECKED, "sleep", "inf"]].concat());
+    let until = |status: &str| {
+        eventually(&format!("it to be {status}"), || {
+            (inspect(&daemon, "web")["State"]["Health"]["Status"] == status).then_some(())
+        });
+    };
+    until("unhealthy");
+    let pid = inspect(&daemon, "web")["State"]["Pid"].as_i64().unwrap();
+    kill_shim_of(i32::try_from(pid).unwrap());
+    taken_over(&daemon, &id);
+    // What the dead one thought of it is thought on.
+    let health = inspect(&daemon, "web")["State"]["Health"].clone();
+    assert_eq!(health["Status"], "unhealthy", "{health}");
+    assert!(health["FailingStreak"].as_u64() >= Some(2), "{health}");
+    daemon.berth_ok(&["exec", "web", "write", "/well", "x"]);
+    until("healthy");
+    assert_eq!(inspect(&daemon, "web")["State"]["Pid"].as_i64(), Some(pid));
+}
+
+#[test]
 fn a_container_outlives_its_shim() {
     if skipped("a_container_outlives_its_shim") {
         return;

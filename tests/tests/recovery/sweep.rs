@@ -1,6 +1,6 @@
 //! What nobody owns is swept; what can't be read is kept and told.
 
-use std::fs;
+use std::{fs, path::Path, process::Command};
 
 use berth_cri::v1 as cri;
 use berth_tests::{Daemon, asked, eventually};
@@ -62,6 +62,41 @@ fn what_nobody_owns_is_swept() {
     for left in [daemon.state().join("pods").join(&pod.id), daemon.state().join("containers").join(&id)] {
         eventually(&format!("{} to be swept", left.display()), || (!left.exists()).then_some(()));
     }
+}
+
+#[test]
+fn what_no_record_names_is_swept_wherever_it_is() {
+    let mut daemon = Daemon::with_fixture();
+    let pod = daemon.plain_pod("beside");
+    let id = daemon.launch(&pod, &asked("c", &["sleep", "inf"])).unwrap();
+    daemon.kill9();
+    let other = "7".repeat(64);
+    // Layers that a container held, the host end of a pod's link, cgroups.
+    let holds = daemon.root().join("images/holds");
+    fs::copy(holds.join(&id), holds.join(&other)).unwrap();
+    let (link, peer) = (format!("bth{}", &other[..11]), format!("btp{}", &other[..11]));
+    for words in [
+        vec!["link", "add", &link, "type", "veth", "peer", "name", &peer],
+        vec!["link", "set", &link, "master", daemon.bridge()],
+    ] {
+        assert!(Command::new("ip").args(words).status().unwrap().success());
+    }
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let roots = table.lines().filter_map(|line| {
+        let (place, rest) = line.split_once(" - ")?;
+        rest.starts_with("cgroup").then(|| Path::new(place.split(' ').nth(4).unwrap()))
+    });
+    let parent = daemon.cgroup_parent().trim_start_matches('/');
+    let parents = roots.map(|root| root.join(parent)).filter(|parent| parent.is_dir());
+    let groups: Vec<_> = parents.map(|parent| parent.join(&other)).collect();
+    groups.iter().for_each(|group| fs::create_dir(group).unwrap());
+    daemon.up();
+    let links = Path::new("/sys/class/net").join(&link);
+    for left in groups.iter().chain([&holds.join(&other), &links]) {
+        eventually(&format!("{} to be swept", left.display()), || (!left.exists()).then_some(()));
+    }
+    assert!(holds.join(&id).exists());
+    assert_eq!(daemon.exec_ok(&id, &["echo", "on"]), "on\n");
 }
 
 #[test]

@@ -242,6 +242,8 @@ pub(super) mod tests {
             cgroup_path: "/berth/x".into(),
             upper: "/var/lib/berth/x".into(),
             runtime: String::new(),
+            health_check: None,
+            health: None,
         }
     }
 

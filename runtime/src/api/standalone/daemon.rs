@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::Answer;
+use super::{Answer, doctor};
 use crate::{
     Error, Kind, Result,
     api::{Door, VERSION, cri, status::call},
@@ -37,6 +37,11 @@ impl Daemon for Door {
 
     async fn info(&self, _: Request<api::InfoRequest>) -> Answer<api::InfoResponse> {
         call(info_span!("rpc", op = "Daemon.Info"), async { Ok(info(self).await) }).await
+    }
+
+    async fn doctor(&self, request: Request<api::DoctorRequest>) -> Answer<api::DoctorResponse> {
+        let asked = request.into_inner();
+        call(info_span!("rpc", op = "Daemon.Doctor"), doctor::doctor(self, &asked)).await
     }
 
     async fn disk_usage(&self, _: Request<api::DiskUsageRequest>) -> Answer<api::DiskUsageResponse> {

@@ -1,6 +1,7 @@
 //! List and Inspect: published views -> berth.v1 messages. Pure but for the lookup.
 
 use berth_cri::berth as api;
+use berth_launch::v1 as launch;
 
 use crate::{
     Result,
@@ -68,6 +69,27 @@ pub(super) fn message(pod: Option<&PodView>, container: &ContainerView) -> api::
         pod_id: container.pod.to_string(),
         oom_killed: container.oom_killed,
         message: why(container),
+        health: container.health.as_ref().map(health),
+    }
+}
+
+fn health(status: &launch::HealthStatus) -> api::Health {
+    use launch::health_status::State;
+    let state = match status.state() {
+        State::Starting => api::health::State::Starting,
+        State::Healthy => api::health::State::Healthy,
+        State::Unhealthy => api::health::State::Unhealthy,
+    };
+    let result = |result: &launch::HealthResult| api::HealthResult {
+        started_at: result.started_at,
+        ended_at: result.ended_at,
+        exit_code: result.exit_code,
+        output: String::from_utf8_lossy(&result.output).into_owned(),
+    };
+    api::Health {
+        state: state.into(),
+        failing_streak: status.failing_streak,
+        last: status.last.iter().map(result).collect(),
     }
 }
 
@@ -83,6 +105,7 @@ fn details(pod: Option<&PodView>, container: &ContainerView) -> api::InspectResp
         gid: container.gid,
         env: process.and_then(|process| process.env().clone()).unwrap_or_default(),
         workdir: process.map_or_else(String::new, |process| process.cwd().display().to_string()),
+        health: container.health_check.clone(),
     }
 }
 
@@ -150,6 +173,8 @@ pub(super) mod tests {
             cgroup_path: "/berth/x".into(),
             upper: "/upper".into(),
             runtime: String::new(),
+            health_check: None,
+            health: None,
         }
     }
 

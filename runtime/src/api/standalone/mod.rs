@@ -6,7 +6,7 @@
 //!                         ├─ logs ── tail ── line        ├─> pod
 //!                         ├─ attach, exec ── ends        │
 //!                         └─ list, stats ────────────────┘
-//! images ── spool ─> image        networks ─> net        daemon
+//! images ── spool ─> image        networks ─> net        daemon ── doctor
 //! ```
 //! A standalone container is a hidden pod with one container; both come and go together.
 
@@ -14,6 +14,7 @@ mod attach;
 mod containers;
 mod create;
 mod daemon;
+mod doctor;
 mod exec;
 mod images;
 mod leave;

@@ -274,6 +274,8 @@ fn options(spec: &ContainerSpec) -> Result<Options> {
             text => Some(signal::parse(text)?),
         },
         pids: Some(spec.pids_limit).filter(|limit| *limit > 0),
+        // Without a word about it the image's is run.
+        health: Some(spec.health.clone().unwrap_or_default()),
     })
 }
 

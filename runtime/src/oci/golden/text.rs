@@ -71,6 +71,7 @@ pub fn container(plan: &launch::ContainerPlan) -> String {
         net_devices,
         resctrl,
         runtime,
+        health,
     } = plan;
     let mut lines = Lines::default();
     lines.say("version", version);
@@ -118,6 +119,7 @@ pub fn container(plan: &launch::ContainerPlan) -> String {
     hooks.iter().for_each(|hooks| lines.say("hooks", format!("{hooks:?}")));
     net_devices.iter().for_each(|device| lines.say("net_device", format!("{device:?}")));
     lines.some("resctrl", resctrl);
+    health.iter().for_each(|health| lines.say("health", format!("{health:?}")));
     lines.some("runtime", runtime.as_ref().map_or("", |runtime| runtime.program.as_str()));
     if let Some(launch::Outside { start_socket, console_socket, preserve_fds }) = outside {
         lines.say("outside.start_socket", start_socket);

@@ -52,6 +52,7 @@ fn container() -> ContainerRecord {
             create_bind_sources: true,
             stop_signal: Some(15),
             pids: Some(-1),
+            health: None,
         }),
         keep_layer: true,
         standalone: Some(berth::ContainerSpec { name: "given".into(), ..Default::default() }),

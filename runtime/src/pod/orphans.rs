@@ -1,0 +1,282 @@
+//! What is there and nobody's, found by comparing what disk and kernel hold with the records. The reconcile at a start and
+//! `berth doctor --fix` remove it by this same code.
+//!
+//! An id comes with its record's directory and goes with it: what has an id of ours and no such directory was left by a
+//! crash between two steps, or its record was removed by hand.
+
+use std::{
+    collections::HashSet,
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use berth_launch::v1 as launch;
+use prost::Message;
+use rustix::mount::{UnmountFlags, unmount};
+use tracing::{info, warn};
+
+use super::{
+    Rooms, blocking,
+    place::{self, Places},
+    record::PodRecord,
+    sandbox,
+};
+use crate::{
+    Error, Result, cgroup,
+    id::{ContainerId, PodId},
+    net::Stray,
+};
+
+/// What is made a moment before its record is left alone for so long.
+const YOUNG: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Orphan {
+    /// Addresses, ports or plugins' work for a pod.
+    Network(PodId),
+    /// A directory of the state, with what is mounted in it, namespaces that are pinned there and its cgroup.
+    Remains { kind: Kind, id: String, directory: PathBuf },
+    /// A cgroup below the configured parent in which nothing runs.
+    Group { id: String, path: String },
+    /// One in which something runs: perhaps another berthd's, so it is only told.
+    Populated { id: String, path: String },
+    /// On the network.
+    Stray(Stray),
+    /// A container's hold on an image's layers.
+    Hold(String),
+    /// Logs of a person's container.
+    Logs { id: String, directory: PathBuf },
+    /// A record's directory in which none was ever written.
+    Blank(PathBuf),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Pod,
+    Container,
+}
+
+impl Orphan {
+    /// Whose it would be.
+    pub fn id(&self) -> Option<&str> {
+        match self {
+            Self::Network(pod) => Some(pod.as_str()),
+            Self::Remains { id, .. }
+            | Self::Group { id, .. }
+            | Self::Populated { id, .. }
+            | Self::Logs { id, .. } => Some(id),
+            // `<container>-volume-<n>` is a container's too.
+            Self::Hold(holder) => holder.split('-').next(),
+            Self::Stray(_) | Self::Blank(_) => None,
+        }
+    }
+}
+
+/// Looks for what the state, the cgroups, the network and the image store hold in some id's name.
+pub async fn candidates(rooms: &Rooms, places: &Places) -> Result<Vec<Orphan>> {
+    let mut found: Vec<Orphan> = rooms.network.attached().into_iter().map(Orphan::Network).collect();
+    let (here, there) = (rooms.clone(), places.clone());
+    found.extend(blocking("look for orphans", move || Ok(held(&here, &there))).await?);
+    Ok(found)
+}
+
+/// Of them those whose id has no record. `known` are the ids that have.
+pub fn unowned(candidates: Vec<Orphan>, known: &HashSet<String>) -> Vec<Orphan> {
+    let is_known = |orphan: &Orphan| match orphan {
+        Orphan::Stray(Stray::Link(name)) => {
+            known.iter().any(|id| name.strip_prefix("bth").is_some_and(|start| id.starts_with(start)))
+        }
+        other => other.id().is_some_and(|id| known.contains(id)),
+    };
+    let mut left: Vec<Orphan> = candidates.into_iter().filter(|orphan| !is_known(orphan)).collect();
+    // Plugins undo their part in the namespace that is pinned there: it goes with the network.
+    let networks: Vec<String> = left
+        .iter()
+        .filter_map(|orphan| match orphan {
+            Orphan::Network(pod) => Some(pod.to_string()),
+            _ => None,
+        })
+        .collect();
+    left.retain(|orphan| !matches!(orphan, Orphan::Remains { id, .. } if networks.contains(id)));
+    left
+}
+
+/// The ids that have a record's directory, readable or not. Blocks.
+pub fn recorded(places: &Places) -> HashSet<String> {
+    [places.pods(), places.containers()].iter().flat_map(|directory| names(directory)).collect()
+}
+
+/// Logs of people's containers. Blocks.
+pub fn logs(places: &Places) -> Vec<Orphan> {
+    let top = places.root.join("logs");
+    let ours = |id: &String| ContainerId::parse(id).is_ok();
+    names(&top).into_iter().filter(ours).map(|id| Orphan::Logs { directory: top.join(&id), id }).collect()
+}
+
+/// What is not young of logs, and of records' directories that lack the record. Blocks.
+pub fn old(places: &Places) -> Vec<Orphan> {
+    let is_old = |orphan: &Orphan| match orphan {
+        Orphan::Logs { directory, .. } | Orphan::Blank(directory) => !is_young(directory),
+        _ => true,
+    };
+    let mut found = logs(places);
+    for top in [places.pods(), places.containers()] {
+        let blank = |id: &String| PodId::parse(id).is_ok() && !top.join(id).join("record").exists();
+        found.extend(names(&top).into_iter().filter(blank).map(|id| Orphan::Blank(top.join(id))));
+    }
+    found.retain(is_old);
+    found
+}
+
+fn held(rooms: &Rooms, places: &Places) -> Vec<Orphan> {
+    let ours = |id: &String| PodId::parse(id).is_ok();
+    let mut found = Vec::new();
+    for (kind, name) in [(Kind::Pod, "pods"), (Kind::Container, "containers")] {
+        let top = places.state.join(name);
+        let remains = names(&top).into_iter().filter(ours);
+        found.extend(remains.map(|id| Orphan::Remains { kind, directory: top.join(&id), id }));
+    }
+    let parent = format!("/{}", rooms.config.cgroup_parent.trim_matches('/'));
+    for id in rooms.cgroups.below(&parent).into_iter().filter(ours) {
+        let path = format!("{parent}/{id}");
+        found.push(match rooms.cgroups.group(&path).is_empty() {
+            true => Orphan::Group { id, path },
+            false => Orphan::Populated { id, path },
+        });
+    }
+    found.extend(rooms.images.holders().into_iter().map(Orphan::Hold));
+    found.extend(rooms.network.stray_links().into_iter().map(|link| Orphan::Stray(Stray::Link(link))));
+    found
+}
+
+fn names(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+fn is_young(path: &Path) -> bool {
+    let changed = fs::metadata(path).and_then(|found| found.modified());
+    let age = changed.map(|at| SystemTime::now().duration_since(at).unwrap_or_default());
+    age.is_ok_and(|age| age < YOUNG)
+}
+
+/// Removes one, with a line that says so. Gone already: success.
+///
+/// # Errors
+/// Of what stays.
+pub async fn mend(rooms: &Rooms, places: &Places, orphan: &Orphan) -> Result<()> {
+    match orphan {
+        Orphan::Network(pod) => {
+            info!(pod = %pod, "the network of a pod that is gone is taken back");
+            sandbox::take_back(rooms, places, pod, &PodRecord::default()).await?;
+            let dir = places.pod_dir(pod);
+            blocking("remove pod", move || place::remove(&dir)).await
+        }
+        Orphan::Remains { kind, id, directory } => {
+            let what = match kind {
+                Kind::Pod => "pod",
+                Kind::Container => "container",
+            };
+            info!(id, "what is left of a {what} that is gone is removed");
+            let (rooms, id, directory) = (rooms.clone(), id.clone(), directory.clone());
+            blocking("sweep", move || remove_remains(&rooms, &id, &directory)).await
+        }
+        Orphan::Group { id, path } => {
+            info!(id, "a cgroup of what is gone is removed");
+            let group = rooms.cgroups.group(path);
+            blocking("sweep", move || group.remove()).await
+        }
+        Orphan::Populated { path, .. } => Err(Error::invalid("remove cgroup", path, "something runs in it")),
+        Orphan::Stray(stray) => rooms.network.mend(stray).await,
+        Orphan::Hold(holder) => {
+            info!(holder, "layers that a container held that is gone are let go");
+            let (images, holder) = (rooms.images.clone(), holder.clone());
+            blocking("sweep", move || images.release(&holder)).await
+        }
+        Orphan::Logs { id, directory } => {
+            info!(container = id, "logs of a container that is gone are removed");
+            let directory = directory.clone();
+            blocking("sweep", move || place::remove(&directory)).await
+        }
+        Orphan::Blank(directory) => {
+            info!(directory = %directory.display(), "a directory without a record is removed");
+            let directory = directory.clone();
+            blocking("sweep", move || place::remove(&directory)).await
+        }
+    }
+}
+
+/// The same for many, one after the other; what stays is told.
+pub async fn mend_all(rooms: &Rooms, places: &Places, orphans: Vec<Orphan>) {
+    for orphan in orphans {
+        if let Err(error) = mend(rooms, places, &orphan).await {
+            warn!(id = orphan.id(), error = error.chain(), "it stays");
+        }
+    }
+}
+
+fn remove_remains(rooms: &Rooms, id: &str, directory: &Path) -> Result<()> {
+    let usual = rooms.cgroups.group(&format!("/{}/{id}", rooms.config.cgroup_parent.trim_matches('/')));
+    let mut cleared = Ok(());
+    for group in [Some(usual), planned_group(directory, id)].into_iter().flatten() {
+        cleared = cleared.and(group.kill()).and_then(|()| group.remove());
+    }
+    cleared
+        .and(place::unpin(directory))
+        .and(place::unmount_all(directory))
+        .and(unmount_below(directory))
+        .and_then(|()| place::remove(directory))
+}
+
+/// The cgroup that the container's shim was told, which may be below a pod's of the kubelet.
+fn planned_group(directory: &Path, id: &str) -> Option<cgroup::Group> {
+    let plan = fs::read(directory.join(berth_launch::PLAN)).ok()?;
+    let group = launch::ContainerPlan::decode(plan.as_slice()).ok()?.cgroup?;
+    // Named by the id, so that nothing else can be meant.
+    let is_its = |path: &PathBuf| path.is_absolute() && path.ends_with(id);
+    let v2 = Some(PathBuf::from(group.v2)).filter(is_its);
+    Some(cgroup::Group { v2, v1: group.v1.into_iter().map(PathBuf::from).filter(is_its).collect() })
+}
+
+/// Whatever else is mounted in it, the last first.
+fn unmount_below(directory: &Path) -> Result<()> {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let targets = table.lines().filter_map(|line| line.split(' ').nth(4)).map(Path::new);
+    let below: Vec<&Path> = targets.filter(|target| target.starts_with(directory)).collect();
+    for target in below.into_iter().rev() {
+        match unmount(target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+            Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => {}
+            Err(errno) => return Err(Error::io("unmount", target.display().to_string(), errno)),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_a_record_is_owned_and_so_are_a_containers_volumes() {
+        let id = ContainerId::random().to_string();
+        let holds = || vec![Orphan::Hold(id.clone()), Orphan::Hold(format!("{id}-volume-3"))];
+        assert_eq!(unowned(holds(), &HashSet::from([id.clone()])), []);
+        assert_eq!(unowned(holds(), &HashSet::new()), holds());
+        let stray = vec![Orphan::Blank("/x".into())];
+        assert_eq!(unowned(stray.clone(), &HashSet::from([id])), stray);
+    }
+
+    #[test]
+    fn a_plans_group_is_taken_only_where_it_is_named_by_the_id() {
+        let dir = tempfile::tempdir().unwrap();
+        let group =
+            |v2: &str, v1: &str| launch::Cgroup { v2: v2.into(), v1: vec![v1.into()], ..Default::default() };
+        let plan = |cgroup| launch::ContainerPlan { cgroup: Some(cgroup), ..Default::default() };
+        assert_eq!(planned_group(dir.path(), "ab"), None);
+        let written = plan(group("/sys/fs/cgroup/pods/ab", "/sys/fs/cgroup/cpu/other")).encode_to_vec();
+        fs::write(dir.path().join(berth_launch::PLAN), written).unwrap();
+        let found = planned_group(dir.path(), "ab").unwrap();
+        assert_eq!(found, cgroup::Group { v2: Some("/sys/fs/cgroup/pods/ab".into()), v1: Vec::new() });
+    }
+}
