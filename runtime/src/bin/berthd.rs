@@ -15,7 +15,7 @@ use berth::{
     image,
     launcher::Launcher,
     net,
-    pod::{Handlers, Pods, Rooms},
+    pod::{Handlers, Pods, Rooms, Timelines},
     streaming,
 };
 use clap::{Parser, Subcommand};
@@ -204,6 +204,7 @@ async fn open(config: &Config) -> Result<Rooms> {
         },
         cgroups: cgroup::Hierarchy::detect()?,
         launcher: Launcher { program },
+        timelines: Timelines::default(),
         handlers: Handlers::find(&config.handlers).await?,
         config: config.daemon.clone(),
     })

@@ -3,8 +3,8 @@
 use clap::{Args, Parser, Subcommand};
 
 use super::{
-    connect, doctor, exec, flags, images, inspect, lifecycle, list, logs, network, output::Format, pull,
-    stats, storage,
+    connect, doctor, exec, explain, flags, images, inspect, lifecycle, list, logs, network, output::Format,
+    pull, stats, storage,
 };
 
 /// Runs containers and shows what a berthd has.
@@ -107,6 +107,8 @@ pub(super) enum Verb {
     Info(Shape),
     /// Tells what is orphaned or damaged, and whether this host is fit; exits 1 where something is wrong
     Doctor(doctor::Flags),
+    /// Tells what has happened to a pod or a container, step by step, with times and errors; for an hour after it went, too
+    Explain(explain::Flags),
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //!                              ├─ exec, attach ─────────┼─ session ── terminal, detach
 //!                              ├─ lifecycle, logs, list, inspect, stats
 //!                              ├─ images, pull, storage, network, node
-//!                              └─ doctor
+//!                              └─ doctor, explain
 //! all of them: connect (the socket), output (tables, JSON), failure (the one error and the exit code)
 //! ```
 
@@ -15,6 +15,7 @@ mod connect;
 mod detach;
 mod doctor;
 mod exec;
+mod explain;
 mod failure;
 #[cfg(test)]
 mod fake;
@@ -112,6 +113,7 @@ async fn perform(command: Command) -> Result<u8> {
         Verb::Network(verb) => network::network(&daemon, verb, format).await,
         Verb::System(verb) => storage::system(&daemon, verb, format).await,
         Verb::Version(shape) => node::version(&daemon, shape.or(format)).await,
+        Verb::Explain(flags) => explain::explain(&daemon, flags, format).await,
         // Done above: it goes without the daemon.
         Verb::Doctor(_) => Ok(0),
         Verb::Info(shape) => node::info(&daemon, shape.or(format)).await,

@@ -21,6 +21,7 @@ use super::{
     record::{self, Phase, PodRecord},
     sandbox,
     state::{State, reason},
+    tell::ending,
     told,
 };
 use crate::{
@@ -121,6 +122,7 @@ impl Pod {
     }
 
     async fn make(&mut self) -> Result<()> {
+        self.begin_story();
         let directory = self.places.pod_record(&self.id);
         let made = directory.clone();
         blocking("make pod", move || place::make(&made)).await?;
@@ -135,6 +137,7 @@ impl Pod {
             let dir = self.places.pod_dir(&self.id);
             // What can't be removed now is swept at the next start; the first failure is the one to tell.
             blocking("take back pod", move || place::remove(&dir).and(place::remove(&directory))).await.ok();
+            self.rooms.timelines.close(self.id.as_str());
             return Err(error);
         }
         fault::point("pod.recorded");
@@ -219,7 +222,9 @@ impl Pod {
         let pod = container::Pod { id: &self.id, record: &self.record, target_pid: self.target(&request)? };
         let volumes = image_volumes::resolve(&self.rooms, &request.config.mounts)?;
         let record = container::record(&self.rooms, &pod, &id, &request, &image, volumes);
-        let container = container::create(&self.rooms, &self.places, &pod, record).await?;
+        self.begin_story_of(&id, &metadata.name);
+        let created = container::create(&self.rooms, &self.places, &pod, record).await;
+        let container = created.inspect_err(|_| self.rooms.timelines.close(id.as_str()))?;
         info!(container = %id, name = metadata.name, image = name, "container created");
         self.adopt(container);
         self.publish();
@@ -273,7 +278,8 @@ impl Pod {
         };
         self.announce(id);
         fault::point("container.starting");
-        let status = match shim.start().await {
+        let started = self.rooms.timelines.timed(id.as_str(), "start", shim.start()).await;
+        let status = match started {
             Ok(status) => status,
             Err(fault) => {
                 // The shim's last word follows at once; its callers expect the state to be there already.
@@ -359,8 +365,12 @@ impl Pod {
         }
         let (rooms, places) = (self.rooms.clone(), self.places.clone());
         let (id, record) = (id.clone(), there.record.clone());
-        let updated =
-            blocking(OP, move || container::update(&rooms, &places, &id, &record, &resources)).await?;
+        let timelines = rooms.timelines.clone();
+        let changed = blocking(OP, {
+            let id = id.clone();
+            move || container::update(&rooms, &places, &id, &record, &resources)
+        });
+        let updated = timelines.timed(id.as_str(), "update limits", changed).await?;
         there.config = Arc::new(updated.config.clone().unwrap_or_default());
         there.record = updated;
         self.publish();
@@ -381,7 +391,9 @@ impl Pod {
     async fn forget(&mut self, id: &ContainerId) -> Result<()> {
         let there =
             self.containers.get(id).ok_or_else(|| Error::not_found("remove container", id.short()))?;
-        container::remove(&self.rooms, &self.places, id, &there.record).await?;
+        let removed = container::remove(&self.rooms, &self.places, id, &there.record);
+        self.rooms.timelines.timed(id.as_str(), "remove", removed).await?;
+        self.rooms.timelines.close(id.as_str());
         self.containers.remove(id);
         self.board.set_shim(id, None);
         info!(container = %id, "container removed");
@@ -428,6 +440,8 @@ impl Pod {
             place::remove(&directory)
         })
         .await?;
+        self.rooms.timelines.note(self.id.as_str(), "removed", "");
+        self.rooms.timelines.close(self.id.as_str());
         info!("pod removed");
         self.board.withdraw(&self.id);
         Ok(())
@@ -439,7 +453,9 @@ impl Pod {
         match happening {
             Happening::Event(event) => match event.event {
                 Some(event::Event::Changed(status)) => {
-                    there.state = there.state.step(&status);
+                    let now = there.state.step(&status);
+                    let before = std::mem::replace(&mut there.state, now);
+                    self.tell(id, &before, &status);
                     self.publish();
                 }
                 Some(event::Event::Exited(exit)) => self.ended(id, exit).await,
@@ -455,6 +471,7 @@ impl Pod {
             return;
         }
         info!(container = %id, exit_code = exit.exit_code, reason = reason(&exit), "container ended");
+        self.rooms.timelines.note(id.as_str(), "ended", ending(&exit));
         fault::point("container.ended");
         there.state = State::Exited { exit };
         there.shim = None;

@@ -98,13 +98,16 @@ pub async fn launch(
     let Prepared { plan, spec, health } = {
         let (rooms, places, id, container) = (rooms.clone(), places.clone(), id.clone(), record.clone());
         let (pod_id, pod_record, target) = (pod.id.clone(), pod.record.clone(), pod.target_pid.clone());
-        blocking("prepare container", move || {
+        let timelines = rooms.timelines.clone();
+        let name = id.clone();
+        let prepared = blocking("prepare container", move || {
             prepare(&rooms, &places, (&pod_id, &pod_record, target), &id, &container)
-        })
-        .await?
+        });
+        timelines.timed(name.as_str(), "prepare", prepared).await?
     };
     let mounts = record.config.as_ref().map(|config| config.mounts.as_slice()).unwrap_or_default();
-    let (shim, ready) = rooms.launcher.container(&plan).await.map_err(|fault| match fault {
+    let launched = rooms.timelines.timed(id.as_str(), "launch", rooms.launcher.container(&plan)).await;
+    let (shim, ready) = launched.map_err(|fault| match fault {
         Fault::Failed(failure) => image_volumes::explain(oci::explain(&failure), &failure, mounts),
         fault => told(fault),
     })?;
@@ -163,10 +166,14 @@ fn prepare(
     if let Some(parent) = log.as_deref().and_then(Path::parent) {
         place::make(parent)?;
     }
-    let snapshot = rooms.images.hold(&image.id, id.as_str())?;
+    let timelines = &rooms.timelines;
+    let snapshot =
+        timelines.timed_here(id.as_str(), "hold layers", || rooms.images.hold(&image.id, id.as_str()))?;
     fault::point("container.held");
     let image_volumes = image_volumes::hold(rooms, id, record, &dir.join("empty"))?;
-    let group = rooms.cgroups.create(&record.cgroup_path, &resources::limits(&config, &options))?;
+    let group = timelines.timed_here(id.as_str(), "make cgroup", || {
+        rooms.cgroups.create(&record.cgroup_path, &resources::limits(&config, &options))
+    })?;
     fault::point("container.grouped");
     let pin = |kind: &str| {
         let path = places.pin(pod_id, kind);

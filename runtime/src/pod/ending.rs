@@ -28,9 +28,12 @@ impl Pods {
         self.home("stop container", container)?;
         let stop = Ask::Stop { grace_ms: u64::try_from(grace.as_millis()).unwrap_or(u64::MAX) };
         // A shim that does not answer is dealt with below: by its cgroup.
-        let asked = self.ask_shim(container, stop).await;
-        let allowed = if asked { grace.saturating_add(PATIENCE) } else { Duration::from_secs(1) };
-        self.until_ended(container, allowed).await
+        let stopped = async {
+            let asked = self.ask_shim(container, stop).await;
+            let allowed = if asked { grace.saturating_add(PATIENCE) } else { Duration::from_secs(1) };
+            self.until_ended(container, allowed).await
+        };
+        self.0.rooms.timelines.timed(container.as_str(), "stop", stopped).await
     }
 
     /// Kills what runs in it. Returns when it has ended.
@@ -74,6 +77,7 @@ impl Pods {
         }
         let Some(view) = self.container(container) else { return Ok(()) };
         tracing::warn!(container = %container, "its shim does not end it; its cgroup is killed");
+        self.0.rooms.timelines.note(container.as_str(), "killed by its cgroup", "its shim did not end it");
         let rooms = self.0.rooms.clone();
         blocking("kill cgroup", move || rooms.cgroups.group(&view.cgroup_path).kill()).await?;
         if self.ended_within(container, Duration::from_secs(1)).await {

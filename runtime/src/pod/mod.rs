@@ -33,6 +33,8 @@ mod sandbox;
 mod state;
 mod streams;
 mod takeover;
+mod tell;
+mod timeline;
 mod view;
 mod volumes;
 mod wish;
@@ -66,6 +68,7 @@ use crate::{
 pub use doctor::{Finding, Mending, Outcome};
 pub use events::{Event, What};
 pub use handlers::{Handler, Handlers, RecursiveReadOnly};
+pub use timeline::{Step, Story, Timelines};
 pub use wish::NETWORK;
 // What callers of this room give and get; they need not know the rooms behind it.
 pub use crate::{
@@ -84,6 +87,7 @@ pub struct Rooms {
     pub network: Arc<net::Network>,
     pub cgroups: cgroup::Hierarchy,
     pub launcher: Launcher,
+    pub timelines: Timelines,
 }
 
 /// All pods of this node. Cheap to clone.
@@ -145,7 +149,16 @@ impl Pods {
             .and_then(|id| tasks.by_id.get(id))
             .cloned();
         let commands = match there {
-            Some(commands) => commands,
+            Some(commands) => {
+                if let Some(id) = name.as_ref().and_then(|name| tasks.by_name.get(name)) {
+                    self.0.rooms.timelines.note(
+                        id.as_str(),
+                        "asked for again",
+                        "the call joins what is there",
+                    );
+                }
+                commands
+            }
             None => {
                 let id = PodId::random();
                 let (commands, receiver) = mpsc::channel(COMMANDS);
@@ -297,6 +310,11 @@ impl Pods {
         }
         let rooms = self.0.rooms.clone();
         blocking("measure container", move || rooms.cgroups.group(&view.cgroup_path).stats()).await
+    }
+
+    /// What has happened to what is there, or went within the last hour.
+    pub fn timelines(&self) -> &Timelines {
+        &self.0.rooms.timelines
     }
 
     /// From memory, at once.

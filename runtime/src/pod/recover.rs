@@ -175,6 +175,8 @@ async fn revive(
             }
         }
     }
+    pod.begin_story();
+    pod.containers.values().for_each(|found| pod.tell_found(found));
     pod.publish();
     let stopping = pod.record.phase() == Phase::Stopping;
     pod.run(commands);

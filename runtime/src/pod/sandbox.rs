@@ -45,6 +45,7 @@ async fn try_make(rooms: &Rooms, places: &Places, id: &PodId, record: &mut PodRe
     let loopback_only = record.by() == Client::Standalone && network == NamespaceMode::Container;
     let path = cgroup_path(&config, rooms, id.as_str());
     let wish = wish::of(&config, &path)?;
+    let timelines = &rooms.timelines;
     let choice = match record.by() {
         Client::Cri => Choice::Configured { handler: &record.handler },
         Client::Standalone => Choice::BuiltIn(wish::network(&config)),
@@ -52,7 +53,9 @@ async fn try_make(rooms: &Rooms, places: &Places, id: &PodId, record: &mut PodRe
     let attachment = match network {
         NamespaceMode::Node => None,
         _ if loopback_only => None,
-        _ => Some(rooms.network.attach(id, choice, &wish).await?),
+        _ => Some(
+            timelines.timed(id.as_str(), "take addresses", rooms.network.attach(id, choice, &wish)).await?,
+        ),
     };
     fault::point("pod.attached");
     let (link, dns) = match &attachment {
@@ -77,19 +80,24 @@ async fn try_make(rooms: &Rooms, places: &Places, id: &PodId, record: &mut PodRe
     .await?;
     let owner = oci::users_of_pod(&config)?.map(|users| users.root());
     let plan = oci::sandbox_plan(&config, id.as_str(), places.pod_dir(id), link, cgroup)?;
-    let ready = rooms.launcher.sandbox(&plan).await.map_err(told)?;
+    let made = timelines.timed(id.as_str(), "make namespaces", rooms.launcher.sandbox(&plan)).await;
+    let ready = made.map_err(told)?;
     fault::point("pod.pinned");
     let ips = match attachment {
-        Some(attachment) => rooms.network.plug(id, attachment, &places.pin(id, "net"), &wish).await?,
+        Some(attachment) => {
+            let netns = places.pin(id, "net");
+            let plugged = rooms.network.plug(id, attachment, &netns, &wish);
+            timelines.timed(id.as_str(), "connect network", plugged).await?
+        }
         None => Vec::new(),
     };
     let (dir, addresses) = (places.pod_dir(id), ips.clone());
     let config = wish::with_dns(config, dns);
-    blocking("write files of pod", move || {
+    let written = blocking("write files of pod", move || {
         place::write_files(&dir, &config, own_network, &addresses)?;
         owner.map_or(Ok(()), |owner| place::give_files(&dir, owner))
-    })
-    .await?;
+    });
+    timelines.timed(id.as_str(), "write files", written).await?;
     record.ips = ips.iter().map(ToString::to_string).collect();
     (record.reaper_pid, record.reaper_start_time) = (ready.pid, ready.pid_start_time);
     record.boot_id = clock::boot_id();
@@ -111,9 +119,10 @@ pub async fn take_ports(rooms: &Rooms, id: &PodId, config: &cri::PodSandboxConfi
 /// Takes the pod's namespaces, its reaper and its addresses back. Where a network plugin can't undo its part, all is
 /// left for the next call, which the client makes; else it goes on after an error and gives the first.
 pub async fn take_down(rooms: &Rooms, places: &Places, id: &PodId, record: &PodRecord) -> Result<()> {
-    let killed = end_reaper(rooms, id, record).await;
-    rooms.network.unplug(id).await?;
-    killed.and(let_go(rooms, places, id).await)
+    let timelines = &rooms.timelines;
+    let killed = timelines.timed(id.as_str(), "end reaper", end_reaper(rooms, id, record)).await;
+    timelines.timed(id.as_str(), "disconnect network", rooms.network.unplug(id)).await?;
+    killed.and(timelines.timed(id.as_str(), "let namespaces go", let_go(rooms, places, id)).await)
 }
 
 /// The same for a pod that nobody has: what plugins can't undo now is their affair, in the background.

@@ -50,7 +50,9 @@ pub async fn take_over(
     record: &ContainerRecord,
     reserve: Reserve,
 ) -> Result<Shim> {
-    let shim = rooms.launcher.adopt(&places.container_dir(id), reserve).await.map_err(told)?;
+    let dir = places.container_dir(id);
+    let adopted = rooms.launcher.adopt(&dir, reserve);
+    let shim = rooms.timelines.timed(id.as_str(), "another shim takes over", adopted).await.map_err(told)?;
     warn!(
         container = %id,
         log = record.log,

@@ -1,6 +1,7 @@
 //! `berth`, as a person and their scripts use it.
 
 mod doctor;
+mod explain;
 mod flags;
 mod health;
 mod lifecycle;

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Answer, doctor};
+use super::{Answer, doctor, explain};
 use crate::{
     Error, Kind, Result,
     api::{Door, VERSION, cri, status::call},
@@ -37,6 +37,11 @@ impl Daemon for Door {
 
     async fn info(&self, _: Request<api::InfoRequest>) -> Answer<api::InfoResponse> {
         call(info_span!("rpc", op = "Daemon.Info"), async { Ok(info(self).await) }).await
+    }
+
+    async fn explain(&self, request: Request<api::ExplainRequest>) -> Answer<api::ExplainResponse> {
+        let asked = request.into_inner();
+        call(info_span!("rpc", op = "Daemon.Explain"), async { explain::explain(self, &asked) }).await
     }
 
     async fn doctor(&self, request: Request<api::DoctorRequest>) -> Answer<api::DoctorResponse> {

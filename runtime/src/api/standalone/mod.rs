@@ -6,7 +6,7 @@
 //!                         ├─ logs ── tail ── line        ├─> pod
 //!                         ├─ attach, exec ── ends        │
 //!                         └─ list, stats ────────────────┘
-//! images ── spool ─> image        networks ─> net        daemon ── doctor
+//! images ── spool ─> image        networks ─> net        daemon ── doctor, explain
 //! ```
 //! A standalone container is a hidden pod with one container; both come and go together.
 
@@ -16,6 +16,7 @@ mod create;
 mod daemon;
 mod doctor;
 mod exec;
+mod explain;
 mod images;
 mod leave;
 mod lifecycle;
