@@ -11,8 +11,7 @@ use super::{
     command::Shape,
     connect::Daemon,
     failure::Result,
-    human,
-    health,
+    health, human,
     output::{self, Format, Notation},
 };
 

@@ -489,13 +489,6 @@ impl Pod {
         }
     }
 
-    /// Lets the ports of the node go that lead to a person's container, which has ended.
-    pub async fn close_ports(&self, id: &ContainerId) {
-        if let Err(error) = self.rooms.network.close_ports(&self.id).await {
-            warn!(container = %id, error = error.chain(), "ports of the node lead to an ended container still");
-        }
-    }
-
     fn is_standalone(&self) -> bool {
         self.record.by() == Client::Standalone
     }

@@ -1,11 +1,14 @@
-//! A pod's port mappings as the network wants them. Pure.
+//! A pod's port mappings as the network wants them, and their end with a person's container.
 
 use std::net::IpAddr;
 
 use berth_cri::v1 as cri;
+use tracing::warn;
 
+use super::actor::Pod;
 use crate::{
     Error, Result,
+    id::ContainerId,
     net::{HostPort, Protocol},
 };
 
@@ -40,6 +43,15 @@ fn host_port(n: usize, port: &cri::PortMapping) -> Result<HostPort> {
         host: number("host_port", port.host_port)?,
         pod: number("container_port", port.container_port)?,
     })
+}
+
+impl Pod {
+    /// Lets the ports of the node go that lead to a person's container, which has ended.
+    pub async fn close_ports(&self, id: &ContainerId) {
+        if let Err(error) = self.rooms.network.close_ports(&self.id).await {
+            warn!(container = %id, error = error.chain(), "ports of the node lead to an ended container still");
+        }
+    }
 }
 
 #[cfg(test)]

@@ -214,7 +214,7 @@ mod tests {
         all.note("ab", "unheard of", "");
         all.open("ab01", "web", "");
         all.open("cd01", "c", "ab01");
-        all.timed("ab01", "good", async { Ok(()) }).await.unwrap();
+        all.timed("ab01", "good", async { Ok::<_, Error>(()) }).await.unwrap();
         let failed: Result<()> = all.timed_here("ab01", "bad", || Err(Error::invalid("do", "it", "why")));
         failed.unwrap_err();
         all.note("ab01", "said", "x".repeat(2 * TEXT_CHARS));
