@@ -1,6 +1,6 @@
 //! Names in a network that a person makes: found there and nowhere else, whatever dies; all others by the node's servers.
 
-use std::{fs, net::UdpSocket, process::Command};
+use std::{fs, net::UdpSocket, process::Command, thread};
 
 use berth_tests::{Daemon, Finished, eventually, skip};
 
@@ -80,6 +80,34 @@ fn containers_find_each_other_by_name_id_and_alias_in_their_network_only() {
         let done = daemon.berth(&[&["create"], words, &[IMAGE, "true"]].concat());
         assert!(done.code == 125 && done.stderr.contains(said), "{words:?}: {done:?}");
     }
+}
+
+#[test]
+fn a_name_that_many_have_is_answered_whole_over_tcp() {
+    let test = "a_name_that_many_have_is_answered_whole_over_tcp";
+    let daemon = Daemon::with_fixture();
+    if !create(&daemon, "blue", 0) {
+        return skip(test, "the node has no IPv6, whose addresses fill a datagram with fewer containers");
+    }
+    // Of 28 bytes each in 512.
+    let names: Vec<String> = (0..18).map(|number| format!("one{number}")).collect();
+    thread::scope(|scope| {
+        for some in names.chunks(6) {
+            let daemon = &daemon;
+            scope.spawn(move || {
+                for name in some {
+                    let flags = ["--network", "blue", "--network-alias", "many"];
+                    let words =
+                        [&["run", "-d", "--name", name], &flags[..], &[IMAGE, "sleep", "inf"]].concat();
+                    daemon.berth_ok(&words);
+                }
+            });
+        }
+    });
+    let mut all: Vec<String> = names.iter().map(|name| ips(&daemon, name).remove(1)).collect();
+    all.sort();
+    assert_eq!(found(&daemon, "one0", &["many", "AAAA"]), all);
+    assert_eq!(found(&daemon, "one1", &["many"]).len(), all.len());
 }
 
 #[test]
