@@ -31,6 +31,7 @@ pub const APPLETS: &[&str] = &[
     "pwd",
     "resolve",
     "rm",
+    "sctp",
     "sleep",
     "spam",
     "stat",

@@ -1,12 +1,13 @@
 //! The built-in bridge in both families, with traffic really sent: pod to pod, pod to node, the node's ports to a pod.
 
 use std::{
-    net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
+    net::{IpAddr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
     time::Duration,
 };
 
 use berth_cri::v1 as cri;
 use berth_tests::{Daemon, Pod, asked, eventually, pod, skip, web};
+use rustix::net;
 use tonic::Code;
 
 /// The node's IPv6 address on the bridge, where the node has IPv6; skips else.
@@ -149,6 +150,35 @@ fn a_udp_client_that_goes_on_sending_is_served_by_the_pod_that_has_the_port_now(
     daemon.remove_pod(&second.id).unwrap();
     serve(&daemon, "third");
     eventually("the third to answer", || answered("three").then_some(()));
+}
+
+#[test]
+fn an_sctp_port_of_the_node_leads_to_the_pod_where_the_kernel_has_sctp() {
+    use std::io::{Read, Write};
+    let test = "an_sctp_port_of_the_node_leads_to_the_pod_where_the_kernel_has_sctp";
+    let protocol = Some(net::ipproto::SCTP);
+    let socket = || net::socket(net::AddressFamily::INET, net::SocketType::STREAM, protocol);
+    if let Err(errno) = socket() {
+        return skip(test, &format!("the kernel has no SCTP: {errno}"));
+    }
+    let daemon = Daemon::with_fixture();
+    let mut config = pod("sctp");
+    let port = web::free_port();
+    config.port_mappings = vec![mapping(cri::Protocol::Sctp, port, "")];
+    let made = daemon.run_pod(config).unwrap();
+    let echo = asked("sctp", &["sctp", "8080"]);
+    daemon.launch(&made, &echo).unwrap();
+    daemon.logged(&made, &echo, "listening 8080");
+    for (ip, port) in [(daemon.pod_ip(&made), 8080), (daemon.gateway(), port)] {
+        let socket = socket().unwrap();
+        net::connect(&socket, &SocketAddrV4::new(ip.parse().unwrap(), port)).unwrap();
+        let mut stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream.write_all(b"hello").unwrap();
+        let mut answer = [0; 5];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"hello", "{ip} {port}");
+    }
 }
 
 #[test]
