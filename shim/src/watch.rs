@@ -70,6 +70,7 @@ impl Watch {
 
 impl Supervisor {
     /// A run has begun.
+    #[inline(never)]
     pub(crate) fn watch_begins(&mut self) {
         self.watch = self.plan.health.as_ref().map(|health| {
             let (rules, now) = (Rules::of(health), clock::monotonic());
@@ -104,7 +105,8 @@ impl Supervisor {
         probe.or(next)
     }
 
-    /// What is due for it now.
+    /// What is due for it now. Apart from the loop, like all that follows here: its frames are on the stack of every shim.
+    #[inline(never)]
     pub(crate) fn keep_health(&mut self, now: Duration) {
         let may_check = self.may_check();
         let Some(watch) = &mut self.watch else { return };
@@ -137,6 +139,7 @@ impl Supervisor {
     }
 
     /// Something came from the check under way.
+    #[inline(never)]
     pub(crate) fn hear_check(&mut self) {
         let Some(watch) = &mut self.watch else { return };
         let Some(probe) = &mut watch.probe else { return };
@@ -180,6 +183,7 @@ impl Supervisor {
     }
 
     /// Why the run was ended, where its health was the reason.
+    #[inline(never)]
     pub(crate) fn verdict(&self) -> String {
         let acted = self.action() != Action::Nothing;
         let Some(watch) = self.unhealthy().filter(|_| acted) else { return String::new() };
@@ -210,6 +214,7 @@ impl Supervisor {
         self.stopping || self.kill_at.is_some()
     }
 
+    #[inline(never)]
     fn check(&mut self, now: Duration) {
         let (Some(health), Stage::Running { run: Run { pidfd, .. } }) = (&self.plan.health, &self.stage)
         else {
