@@ -51,4 +51,5 @@ pub const FEATURES: &[&str] = &[
     needs::MAP_HELPERS,
     needs::RUNTIME,
     needs::HEALTH,
+    needs::RUNTIME_ARGS,
 ];

@@ -44,6 +44,8 @@ pub const LABELS: &str = "labels";
 pub const APPARMOR_STACKED: &str = "apparmor-stacked";
 /// An OCI runtime of the host that does the work.
 pub const RUNTIME: &str = "oci-runtime";
+/// Flags of its own for that.
+pub const RUNTIME_ARGS: &str = "oci-runtime-args";
 /// Health checks.
 pub const HEALTH: &str = "health";
 
@@ -60,6 +62,7 @@ pub fn container(plan: &ContainerPlan) -> Vec<String> {
         (!plan.net_devices.is_empty(), NET_DEVICES),
         (!plan.resctrl.is_empty(), RESCTRL),
         (plan.runtime.is_some(), RUNTIME),
+        (plan.runtime.as_ref().is_some_and(|runtime| !runtime.args.is_empty()), RUNTIME_ARGS),
         (plan.health.is_some(), HEALTH),
         (plan.cgroup.as_ref().is_some_and(|cgroup| !cgroup.device_program.is_empty()), DEVICE_PROGRAM),
         (plan.rootfs.as_ref().is_some_and(|rootfs| rootfs.ids.is_some()), MOUNT_IDS),

@@ -32,6 +32,9 @@ pub struct Handler {
     /// Where the CNI configurations of its pods are, and nowhere else; empty: `network.conf_dir`.
     #[serde(default)]
     pub cni_conf_dir: PathBuf,
+    /// Flags that it gets before all others, in each call.
+    #[serde(default)]
+    pub args: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, PartialEq, Eq)]
@@ -41,6 +44,24 @@ pub enum HandlerKind {
     Builtin,
     /// A program with runc's command line.
     Oci,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum CgroupDriver {
+    /// berthd itself, as directories.
+    Cgroupfs,
+    Systemd,
+}
+
+impl CgroupDriver {
+    /// As the file says it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Cgroupfs => "cgroupfs",
+            Self::Systemd => "systemd",
+        }
+    }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
@@ -59,7 +80,9 @@ pub struct Daemon {
     pub log_format: String,
     /// The shim's program; empty: `berth-shim` beside berthd.
     pub shim: PathBuf,
-    /// Where standalone containers and pods without a cgroup parent go.
+    /// Who makes cgroups.
+    pub cgroup_driver: CgroupDriver,
+    /// Where standalone containers and pods without a cgroup parent go. For systemd a slice: `/berth` is `berth.slice`.
     pub cgroup_parent: String,
     /// Where CDI devices are described; a later directory wins over an earlier one.
     pub cdi_dirs: Vec<PathBuf>,
@@ -161,6 +184,7 @@ impl Default for Daemon {
             log_level: "info".into(),
             log_format: "text".into(),
             shim: PathBuf::new(),
+            cgroup_driver: CgroupDriver::Cgroupfs,
             cgroup_parent: "/berth".into(),
             cdi_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
         }

@@ -54,12 +54,16 @@ const CONNECT: &str = "connect to shim";
 #[derive(Debug, Clone)]
 pub struct Launcher {
     pub program: PathBuf,
+    pub settle: Settle,
 }
+
+/// Brings a shim to its place beside a container's v2 directory, where it has one. The container has not begun yet.
+pub type Settle = fn(group: &str, shim: u32) -> crate::Result<()>;
 
 impl Launcher {
     /// Makes a pod's namespaces. Returns when they are pinned.
     pub async fn sandbox(&self, plan: &launch::SandboxPlan) -> Result<launch::Ready> {
-        let outcome = self.born("sandbox", sealed(&plan.encode_to_vec())?, Path::new(&plan.dir)).await?;
+        let outcome = self.born("sandbox", sealed(&plan.encode_to_vec())?, Path::new(&plan.dir), "").await?;
         ready(outcome, &plan.id)
     }
 
@@ -70,7 +74,8 @@ impl Launcher {
         let copy = dir.join(berth_launch::PLAN);
         std::fs::write(&copy, &bytes)
             .map_err(|error| Fault::Error(Error::io("write plan", copy.display().to_string(), error)))?;
-        let outcome = self.born("container", sealed(&bytes)?, dir).await?;
+        let group = plan.cgroup.as_ref().map(|cgroup| cgroup.v2.as_str()).unwrap_or_default();
+        let outcome = self.born("container", sealed(&bytes)?, dir, group).await?;
         let ready = ready(outcome, &plan.id)?;
         Ok((self.connect(dir).await.map_err(Fault::Error)?, ready))
     }
@@ -98,7 +103,8 @@ impl Launcher {
         }
     }
 
-    async fn born(&self, mode: &'static str, stdin: OwnedFd, dir: &Path) -> Result<Outcome> {
+    /// `group` is the v2 directory of the container that it looks after.
+    async fn born(&self, mode: &'static str, stdin: OwnedFd, dir: &Path, group: &str) -> Result<Outcome> {
         let died = || {
             Fault::Error(
                 Error::new(Kind::Internal, "start shim", dir.display().to_string())
@@ -106,7 +112,7 @@ impl Launcher {
                     .hint(format!("its log is {}", dir.join("shim.log").display())),
             )
         };
-        let birth = birth::birth(&self.program, mode, stdin, dir);
+        let birth = birth::birth(&self.program, mode, stdin, dir, |shim| (self.settle)(group, shim));
         match tokio::time::timeout(BIRTH, birth).await {
             Ok(Ok(birth)) => birth.outcome.ok_or_else(died),
             Ok(Err(error)) => Err(Fault::Error(error)),

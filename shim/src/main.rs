@@ -54,6 +54,7 @@ fn main() -> ExitCode {
         Some("oneshot-exec") => oneshot::exec(),
         Some("signal") => oneshot::signal(),
         Some("devices") => oneshot::devices(),
+        Some("keep") => keep(),
         Some("--version") => {
             println!("berth-shim {} (launch protocol {})", env!("CARGO_PKG_VERSION"), berth_launch::VERSION);
             ExitCode::SUCCESS
@@ -80,6 +81,14 @@ fn sandbox() -> ExitCode {
         Err(failure) => Outcome::Failure(failure),
     };
     report(outcome)
+}
+
+/// Keeps a cgroup in being, which without a process would go, until whoever started us lets our standard input go.
+fn keep() -> ExitCode {
+    match std::io::copy(&mut std::io::stdin(), &mut std::io::sink()) {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
 }
 
 /// Connects in a pod's network for berthd, and ends.

@@ -27,6 +27,7 @@ mod registry;
 mod skip;
 pub mod sockets;
 pub mod spdy;
+pub mod systemd;
 mod tool;
 pub mod web;
 

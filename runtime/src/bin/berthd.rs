@@ -11,7 +11,7 @@ use berth::{
     Error, Kind, Result,
     api::{self, Door, exporter, serve},
     cgroup,
-    config::{Config, load},
+    config::{CgroupDriver, Config, load},
     image,
     launcher::Launcher,
     net,
@@ -196,14 +196,18 @@ async fn open(config: &Config) -> Result<Rooms> {
         return Err(Error::not_found("find shim", program.display().to_string())
             .hint("install berth-shim beside berthd, or name it in daemon.shim"));
     }
+    let cgroups = cgroup::Hierarchy::detect()?;
+    if config.daemon.cgroup_driver == CgroupDriver::Systemd {
+        cgroup::systemd::check(&cgroups)?;
+    }
     Ok(Rooms {
         images: image::Store::open(config.image_root(), &config.registry).await?,
         network: {
             let dir = config.daemon.root.join("network");
             Arc::new(net::Network::open(&config.network, &config.handlers, dir).await?)
         },
-        cgroups: cgroup::Hierarchy::detect()?,
-        launcher: Launcher { program },
+        cgroups,
+        launcher: Launcher { program, settle: cgroup::systemd::adopt },
         timelines: Timelines::default(),
         handlers: Handlers::find(&config.handlers).await?,
         config: config.daemon.clone(),

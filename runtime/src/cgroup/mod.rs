@@ -5,6 +5,7 @@
 //! mounts  where the hierarchies are          make   directories, controllers, cpusets    drain  kill, empty, remove
 //! file    one control file                   apply  limits -> files (values, huge)       stats  files -> counters
 //! devices rules -> a v1 list, a v2 program                                               detail, pressure  the rest
+//! systemd scopes, where systemd is to make groups
 //! ```
 //!
 //! Everything here blocks: callers hop to a thread that may.
@@ -19,6 +20,7 @@ mod make;
 mod mounts;
 mod pressure;
 mod stats;
+pub mod systemd;
 mod values;
 
 use std::{
@@ -36,6 +38,17 @@ pub enum Mode {
     V2,
     /// v1 controllers with a v2 hierarchy beside them.
     Hybrid,
+}
+
+/// Of the names of our scopes.
+const PREFIX: &str = "berth";
+
+/// Who makes groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Driver {
+    /// Ourselves, as directories.
+    Cgroupfs,
+    Systemd,
 }
 
 /// The host's hierarchies, looked at once.
@@ -184,6 +197,27 @@ pub struct Stall {
     pub avg60: f64,
     pub avg300: f64,
     pub total_us: u64,
+}
+
+impl Driver {
+    /// The path of the group of `id` in a parent, which is a path or the name of a slice.
+    ///
+    /// # Errors
+    /// `Invalid` for what can be no slice.
+    pub fn path(self, parent: &str, id: &str) -> Result<String> {
+        match self {
+            Self::Cgroupfs => Ok(format!("/{}/{id}", parent.trim_matches('/'))),
+            Self::Systemd => systemd::container(&systemd::slice(parent), PREFIX, id),
+        }
+    }
+
+    /// The id that an entry of such a parent is named by.
+    pub fn id_in(self, name: &str) -> Option<&str> {
+        match self {
+            Self::Cgroupfs => Some(name),
+            Self::Systemd => name.strip_prefix(PREFIX)?.strip_prefix('-')?.strip_suffix(".scope"),
+        }
+    }
 }
 
 impl Hierarchy {

@@ -144,7 +144,7 @@ fn unknown_keys(prefix: &str, table: &DeTable<'_>, known: &Table, found: &mut dy
 
 /// What each handler may have; their names are the node's own.
 fn of_handler() -> Table {
-    ["type", "path", "cni_conf_dir"]
+    ["type", "path", "cni_conf_dir", "args"]
         .map(|key| (key.to_owned(), Value::String(String::new())))
         .into_iter()
         .collect()
@@ -256,6 +256,7 @@ mod tests {
             r#type: super::super::HandlerKind::Oci,
             path: "/r".into(),
             cni_conf_dir: Default::default(),
+            args: Vec::new(),
         };
         other.handlers.insert("runc".into(), handler);
         let expected = ["daemon.log_level", "handlers.runc", "network.bridge.mtu"];

@@ -8,7 +8,7 @@ use std::{
     path::Path,
 };
 
-use berth_launch::v1::Adopt;
+use berth_launch::v1::{Adopt, ContainerPlan};
 use prost::Message;
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, socketpair,
@@ -31,7 +31,9 @@ impl Launcher {
             .map_err(|error| Fault::Error(Error::io("read plan", path.display().to_string(), error)))?;
         let stdin = letter(sealed(&plan)?, reserve)
             .map_err(|error| Fault::Error(Error::io("start shim", "socket", error)))?;
-        let outcome = self.born("adopt", stdin, dir).await?;
+        // One that can't be read is the shim's to refuse.
+        let cgroup = ContainerPlan::decode(plan.as_slice()).ok().and_then(|plan| plan.cgroup);
+        let outcome = self.born("adopt", stdin, dir, &cgroup.unwrap_or_default().v2).await?;
         ready(outcome, &path.display().to_string())?;
         self.connect(dir).await.map_err(Fault::Error)
     }

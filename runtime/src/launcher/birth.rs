@@ -16,8 +16,15 @@ use tokio::{io::AsyncReadExt, process::Command};
 
 use crate::{Error, Kind, Result};
 
-/// Starts `program mode` on `stdin` and gives what it says. Whoever stays is reaped by a task of its own.
-pub async fn birth(program: &Path, mode: &str, stdin: OwnedFd, dir: &Path) -> Result<Birth> {
+/// Starts `program mode` on `stdin`, brings it to its place, and gives what it says. Whoever stays is reaped by a task of
+/// its own.
+pub async fn birth(
+    program: &Path,
+    mode: &str,
+    stdin: OwnedFd,
+    dir: &Path,
+    settle: impl FnOnce(u32) -> Result<()>,
+) -> Result<Birth> {
     const OP: &str = "start shim";
     let shown = || program.display().to_string();
     let path = dir.join("shim.log");
@@ -39,6 +46,11 @@ pub async fn birth(program: &Path, mode: &str, stdin: OwnedFd, dir: &Path) -> Re
         .map_err(|error| {
             Error::io(OP, shown(), error).hint("berth-shim has to be beside berthd, or named by daemon.shim")
         })?;
+    if let Some(Err(error)) = child.id().map(settle) {
+        // It has begun nothing that outlives it: init goes with a shim that has not said that it is ready.
+        child.kill().await.map_err(|error| Error::io(OP, shown(), error))?;
+        return Err(error);
+    }
     let mut bytes = Vec::new();
     let read = match child.stdout.take() {
         Some(mut stdout) => stdout.read_to_end(&mut bytes).await,

@@ -42,6 +42,7 @@ pub fn by_runtime(document: &Spec, request: &Request<'_>, program: &Path) -> Res
         program: text(program),
         root: text(&place.dir.join("runtime")),
         document: holes.pieces(&all.to_string()),
+        args: Vec::new(),
     })
 }
 

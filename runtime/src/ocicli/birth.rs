@@ -17,8 +17,9 @@ use super::{
     state::{Container, START, State, read, write_whole},
 };
 use crate::{
-    Error, Result,
-    cgroup::{Group, Hierarchy},
+    Error, Kind, Result,
+    cgroup::{Driver, Group, Hierarchy, systemd},
+    error::Cause,
     oci::{self, Keyring},
 };
 
@@ -48,7 +49,7 @@ impl Drop for Undo {
             end(&init);
         }
         if let Some(group) = &self.group {
-            group.kill().and_then(|()| group.remove()).ok();
+            groups::remove(group).ok();
         }
         fs::remove_dir_all(&self.dir).ok();
         shim::reap();
@@ -61,7 +62,8 @@ pub fn birth(globals: &Globals, spec: &Spec, raw: &[u8], asked: &Asked) -> Resul
     let mut undo = Undo { dir: dir.clone(), group: None, init: Identity::default() };
     let _lock = Container::lock(&dir)?;
     write_whole(&dir.join("config.json"), raw)?;
-    let (group, planned) = group(globals, spec, &asked.id, &mut undo)?;
+    // Held until init is in it.
+    let (group, planned, _scope) = group(globals, spec, &asked.id, &mut undo)?;
     let plan = plan(spec, asked, &dir, planned)?;
     write_whole(&dir.join("plan"), &plan.encode_to_vec())?;
     let mut container = Container { dir, state: state(spec, asked, &group)? };
@@ -90,9 +92,19 @@ pub fn birth(globals: &Globals, spec: &Spec, raw: &[u8], asked: &Asked) -> Resul
     Ok(container)
 }
 
-fn group(globals: &Globals, spec: &Spec, id: &str, undo: &mut Undo) -> Result<(Group, launch::Cgroup)> {
+fn group(
+    globals: &Globals,
+    spec: &Spec,
+    id: &str,
+    undo: &mut Undo,
+) -> Result<(Group, launch::Cgroup, Option<systemd::Scope>)> {
     let linux = spec.linux().clone().unwrap_or_default();
     let asked = linux.cgroups_path().as_ref().map(|path| path.to_string_lossy().into_owned());
+    if globals.rootless && globals.groups == Driver::Systemd {
+        return Err(Error::new(Kind::Unimplemented, "make cgroup", id)
+            .because(Cause("an ordinary user's own systemd is not spoken to".into()))
+            .hint("leave --systemd-cgroup out (podman: --cgroup-manager cgroupfs)"));
+    }
     let path = groups::path(globals.groups, asked.as_deref(), id)?;
     let resources = linux.resources().clone().unwrap_or_default();
     let wanted = limits::limits(&resources);
@@ -100,18 +112,19 @@ fn group(globals: &Globals, spec: &Spec, id: &str, undo: &mut Undo) -> Result<(G
         globals.log.debug(
             "an ordinary user's container without a cgroupsPath has no cgroup: neither limits nor statistics",
         );
-        return Ok((Group { v2: None, v1: Vec::new() }, launch::Cgroup::default()));
+        return Ok((Group { v2: None, v1: Vec::new() }, launch::Cgroup::default(), None));
     }
     let hierarchy = Hierarchy::detect()?;
     // A group that is there already is whoever's made it, and stays after a failure.
     let named = hierarchy.group(&path);
     let ours = !named.v2.iter().chain(&named.v1).any(|dir| dir.exists());
+    let scope = systemd::begin(&hierarchy, &path, &shim::program()?)?;
     let group = hierarchy.create(&path, &wanted)?;
     undo.group = ours.then(|| group.clone());
     extras::write(&group, &resources)?;
     let program = groups::devices(globals, &group, &resources)?;
     let planned = groups::planned(&group, program);
-    Ok((group, planned))
+    Ok((group, planned, scope))
 }
 
 fn plan(spec: &Spec, asked: &Asked, dir: &Path, cgroup: launch::Cgroup) -> Result<launch::ContainerPlan> {

@@ -43,7 +43,7 @@ pub fn remove(globals: &Globals, container: &Container) -> Result<()> {
     end_init(container)?;
     // The rest: processes that outlive an init without a PID namespace of its own.
     let mut failures: Vec<Error> = Vec::new();
-    failures.extend(group.kill().and_then(|()| group.remove()).err());
+    failures.extend(groups::remove(&group).err());
     failures
         .extend(container.spec().and_then(|spec| hooks::poststop(globals, &spec, &container.state)).err());
     if failures.is_empty() {

@@ -87,7 +87,7 @@ pub fn features(_: &Globals, _: &Line) -> Result<u8> {
             "cgroup": {
                 "v1": matches!(mode, Some(Mode::V1 | Mode::Hybrid)),
                 "v2": matches!(mode, Some(Mode::V2 | Mode::Hybrid)),
-                "systemd": false, "systemdUser": false, "rdma": rdma,
+                "systemd": matches!(mode, Some(Mode::V2)) && Path::new("/run/systemd/system").is_dir(), "systemdUser": false, "rdma": rdma,
             },
             "seccomp": {
                 "enabled": true,

@@ -15,33 +15,34 @@ use oci_spec::runtime::LinuxResources;
 use super::Globals;
 use crate::{
     Error, Kind, Result,
-    cgroup::{DeviceRules, Group},
+    cgroup::{DeviceRules, Driver, Group, systemd},
     error::Cause,
 };
 
-/// Who makes cgroups.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Driver {
-    Files,
-    Systemd,
-}
+/// The slice of who names none.
+const SLICE: &str = "system.slice";
 
-/// The path below the roots that `cgroupsPath` means; none is `/berth/<id>`, a relative one is below `/berth`.
+/// The path below the roots that `cgroupsPath` means; none is `/berth/<id>`, a relative one is below `/berth`. For
+/// systemd it is `slice:prefix:name`, none is `system.slice:berth:<id>`.
 ///
 /// # Errors
-/// `Unimplemented` for systemd's form `slice:prefix:name`.
+/// `Invalid` for another form, or what is no name of a slice or scope.
 pub fn path(driver: Driver, asked: Option<&str>, id: &str) -> Result<String> {
     match (driver, asked.filter(|path| !path.is_empty())) {
-        (Driver::Systemd, asked) => Err(Error::new(
-            Kind::Unimplemented,
-            "make cgroup",
-            asked.unwrap_or(id),
-        )
-        .because(Cause("the systemd driver is not there yet".into()))
-        .hint("leave --systemd-cgroup out, and give cgroupsPath as a path (podman: --cgroup-manager cgroupfs)")),
-        (Driver::Files, None) => Ok(format!("/berth/{id}")),
-        (Driver::Files, Some(path)) if path.starts_with('/') => Ok(path.to_owned()),
-        (Driver::Files, Some(path)) => Ok(format!("/berth/{path}")),
+        (Driver::Cgroupfs, None) => Ok(format!("/berth/{id}")),
+        (Driver::Cgroupfs, Some(path)) if path.starts_with('/') => Ok(path.to_owned()),
+        (Driver::Cgroupfs, Some(path)) => Ok(format!("/berth/{path}")),
+        (Driver::Systemd, None) => systemd::container(SLICE, "berth", id),
+        (Driver::Systemd, Some(path)) => match path.split(':').collect::<Vec<_>>()[..] {
+            ["", prefix, name] if !name.is_empty() => systemd::container(SLICE, prefix, name),
+            [slice, prefix, name] if !name.is_empty() => systemd::container(slice, prefix, name),
+            _ => Err(Error::invalid(
+                "make cgroup",
+                path,
+                "with --systemd-cgroup cgroupsPath is slice:prefix:name",
+            )
+            .hint("a path takes the cgroupfs driver: leave --systemd-cgroup out")),
+        },
     }
 }
 
@@ -76,6 +77,12 @@ pub fn devices(globals: &Globals, group: &Group, resources: &LinuxResources) -> 
 fn in_user_namespace() -> Result<bool> {
     let map = read(Path::new("/proc/self/uid_map"))?;
     Ok(map.is_some_and(|map| !map.split_whitespace().eq(["0", "0", "4294967295"])))
+}
+
+/// Kills what is in the group and removes it, with the scope that it is in.
+pub fn remove(group: &Group) -> Result<()> {
+    group.kill().and_then(|()| group.remove())?;
+    systemd::end(group)
 }
 
 /// The pids in the group and below, in any hierarchy.
@@ -184,12 +191,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn systemds_cgroups_path_has_three_parts() {
+        let of = |asked| path(Driver::Systemd, asked, "c1");
+        assert_eq!(of(None).unwrap(), "/system.slice/berth-c1.scope/container");
+        assert_eq!(of(Some(":libpod:x")).unwrap(), "/system.slice/libpod-x.scope/container");
+        assert_eq!(of(Some("machine.slice::x")).unwrap(), "/machine.slice/x.scope/container");
+        for bad in ["/pod/x", "a.slice:b", "a.slice:b:", "a.slice:b:c:d", "../x:b:c"] {
+            assert_eq!(of(Some(bad)).unwrap_err().kind, Kind::Invalid, "{bad}");
+        }
+    }
+
+    #[test]
     fn a_cgroups_path_is_absolute_relative_or_ours() {
-        let of = |asked| path(Driver::Files, asked, "c1").unwrap();
+        let of = |asked| path(Driver::Cgroupfs, asked, "c1").unwrap();
         assert_eq!(of(None), "/berth/c1");
         assert_eq!(of(Some("")), "/berth/c1");
         assert_eq!(of(Some("/pod/x")), "/pod/x");
         assert_eq!(of(Some("x")), "/berth/x");
-        assert_eq!(path(Driver::Systemd, Some("a.slice:b:c"), "c1").unwrap_err().kind, Kind::Unimplemented);
     }
 }

@@ -1,5 +1,5 @@
 //! THE SIDE DOOR: `berth oci`, an OCI runtime's command line as runc has it, for podman, containerd, CRI-O and people
-//! without a daemon. One verb is one short process: no event loop, no thread, no daemon asked.
+//! without a daemon. One verb is one short process: no thread, no daemon asked, no event loop but where systemd is.
 //!
 //! ```text
 //! line (flags) ─ verb ─┬─ create, run ─┬─ birth ─ oci::bundle_plan ─ shim ──> berth-shim oneshot ──> init
@@ -51,14 +51,14 @@ mod verbs;
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use self::{line::Line, log::Log, state::Home};
-use crate::{Error, Result};
+use crate::{Error, Result, cgroup::Driver};
 
 /// What stands before the verb.
 #[derive(Debug)]
 pub struct Globals {
     pub home: Home,
     pub log: Log,
-    pub groups: groups::Driver,
+    pub groups: Driver,
     pub rootless: bool,
 }
 
@@ -120,7 +120,7 @@ fn globals(line: &Line, log: Log) -> Result<Globals> {
         Some(path) => std::path::absolute(path).map_err(|error| Error::io("find root", path, error))?,
         None => default_root(root),
     };
-    let groups = if line.has("systemd-cgroup") { groups::Driver::Systemd } else { groups::Driver::Files };
+    let groups = if line.has("systemd-cgroup") { Driver::Systemd } else { Driver::Cgroupfs };
     Ok(Globals { home: Home::new(home), log, groups, rootless })
 }
 

@@ -110,7 +110,8 @@ pub fn reap() {
     while matches!(waitid(WaitId::All, WaitIdOptions::EXITED | WaitIdOptions::NOHANG), Ok(Some(_))) {}
 }
 
-fn program() -> Result<PathBuf> {
+/// Beside this program.
+pub fn program() -> Result<PathBuf> {
     let own = std::env::current_exe().map_err(|error| Error::io("find", "our own program", error))?;
     Ok(own.with_file_name("berth-shim"))
 }

@@ -221,7 +221,7 @@ impl Pod {
         let image = container::find_image(&self.rooms, &name)?;
         let pod = container::Pod { id: &self.id, record: &self.record, target_pid: self.target(&request)? };
         let volumes = image_volumes::resolve(&self.rooms, &request.config.mounts)?;
-        let record = container::record(&self.rooms, &pod, &id, &request, &image, volumes);
+        let record = container::record(&self.rooms, &pod, &id, &request, &image, volumes)?;
         self.begin_story_of(&id, &metadata.name);
         let created = container::create(&self.rooms, &self.places, &pod, record).await;
         let container = created.inspect_err(|_| self.rooms.timelines.close(id.as_str()))?;

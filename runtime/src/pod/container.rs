@@ -19,7 +19,8 @@ use super::{
     told, volumes,
 };
 use crate::{
-    Error, Kind, Result, cgroup,
+    Error, Kind, Result,
+    cgroup::{self, systemd},
     id::{ContainerId, PodId},
     image::Image,
     launcher::{Fault, Shim},
@@ -95,7 +96,7 @@ pub async fn launch(
     id: &ContainerId,
     record: &mut ContainerRecord,
 ) -> Result<(Shim, Arc<Spec>, launch::Ready)> {
-    let Prepared { plan, spec, health } = {
+    let Prepared { plan, spec, health, scope } = {
         let (rooms, places, id, container) = (rooms.clone(), places.clone(), id.clone(), record.clone());
         let (pod_id, pod_record, target) = (pod.id.clone(), pod.record.clone(), pod.target_pid.clone());
         let timelines = rooms.timelines.clone();
@@ -111,6 +112,8 @@ pub async fn launch(
         Fault::Failed(failure) => image_volumes::explain(oci::explain(&failure), &failure, mounts),
         fault => told(fault),
     })?;
+    // From here on the shim keeps it.
+    drop(scope);
     fault::point("container.born");
     record.set_phase(Phase::Made);
     record.uid = ready.uid;
@@ -171,8 +174,10 @@ fn prepare(
         timelines.timed_here(id.as_str(), "hold layers", || rooms.images.hold(&image.id, id.as_str()))?;
     fault::point("container.held");
     let image_volumes = image_volumes::hold(rooms, id, record, &dir.join("empty"))?;
-    let group = timelines.timed_here(id.as_str(), "make cgroup", || {
-        rooms.cgroups.create(&record.cgroup_path, &resources::limits(&config, &options))
+    let (scope, group) = timelines.timed_here(id.as_str(), "make cgroup", || {
+        let scope = systemd::begin(&rooms.cgroups, &record.cgroup_path, &rooms.launcher.program)?;
+        let group = rooms.cgroups.create(&record.cgroup_path, &resources::limits(&config, &options))?;
+        Ok((scope, group))
     })?;
     fault::point("container.grouped");
     let pin = |kind: &str| {
@@ -228,8 +233,9 @@ fn prepare(
     let mut plan = oci::compile(&spec, &request)?;
     match rooms.handlers.get(&pod_record.handler)? {
         // It reads the device rules in its spec, and holds the container to them itself.
-        Handler::Runtime { program, .. } => {
-            plan.runtime = Some(oci::by_runtime(&spec, &request, program)?);
+        Handler::Runtime { program, args, .. } => {
+            let runtime = oci::by_runtime(&spec, &request, program)?;
+            plan.runtime = Some(launch::Runtime { args: args.clone(), ..runtime });
             plan.needs = berth_launch::needs::container(&plan);
         }
         Handler::BuiltIn => plan = held_to_devices(&group, &spec, plan)?,
@@ -243,7 +249,7 @@ fn prepare(
         plan.health = Some(oci::health_plan(check, &spec, env)?);
         plan.needs = berth_launch::needs::container(&plan);
     }
-    Ok(Prepared { plan, spec, health })
+    Ok(Prepared { plan, spec, health, scope })
 }
 
 /// What a shim is to do, and what is kept of it.
@@ -251,6 +257,7 @@ struct Prepared {
     plan: launch::ContainerPlan,
     spec: Spec,
     health: Option<berth_cri::berth::HealthCheck>,
+    scope: Option<systemd::Scope>,
 }
 
 /// The plan with the program, if it takes one, for the spec's device rules to hold in the group.
@@ -299,7 +306,8 @@ pub async fn remove(
     let (rooms, id, record) = (rooms.clone(), id.clone(), record.clone());
     let (dir, directory) = (places.container_dir(&id), places.container_record(&id));
     blocking("remove container", move || {
-        let emptied = clear_cgroup(&rooms, &record.cgroup_path);
+        let emptied = clear_cgroup(&rooms, &record.cgroup_path)
+            .and_then(|()| systemd::end(&rooms.cgroups.group(&record.cgroup_path)));
         fault::point("container.emptied");
         let first = place::unmount_all(&dir).and_then(|()| place::remove(&dir));
         let released = rooms.images.release(id.as_str());
@@ -425,13 +433,13 @@ pub fn record(
     request: &super::CreateContainer,
     image: &Image,
     volume_images: Vec<String>,
-) -> ContainerRecord {
+) -> Result<ContainerRecord> {
     let sandbox = pod.record.config.clone().unwrap_or_default();
     let log = match (sandbox.log_directory.as_str(), request.config.log_path.as_str()) {
         ("", _) | (_, "") => String::new(),
         (directory, path) => Path::new(directory).join(path).to_string_lossy().into_owned(),
     };
-    ContainerRecord {
+    Ok(ContainerRecord {
         version: record::VERSION,
         id: id.to_string(),
         pod: pod.id.to_string(),
@@ -440,13 +448,13 @@ pub fn record(
         keep_layer: request.keep_layer,
         standalone: request.standalone.clone(),
         image_id: image.id.clone(),
-        cgroup_path: sandbox::cgroup_path(&sandbox, rooms, id.as_str()),
+        cgroup_path: sandbox::cgroup_path(&sandbox, rooms, id.as_str())?,
         log,
         created_at: clock::now(),
         phase: Phase::Making.into(),
         volume_images,
         ..ContainerRecord::default()
-    }
+    })
 }
 
 /// An exit that nobody saw.

@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub enum Handler {
     BuiltIn,
-    Runtime { program: PathBuf, recursive_read_only: RecursiveReadOnly },
+    Runtime { program: PathBuf, args: Vec<String>, recursive_read_only: RecursiveReadOnly },
 }
 
 /// Whether a runtime has the mount option `rro`.
@@ -52,8 +52,9 @@ impl Handlers {
             let found = match check(name, handler)? {
                 None => Handler::BuiltIn,
                 Some(program) => {
-                    let recursive_read_only = features(name, program).await;
-                    Handler::Runtime { program: program.to_owned(), recursive_read_only }
+                    let args = handler.args.clone();
+                    let recursive_read_only = features(name, program, &args).await;
+                    Handler::Runtime { program: program.to_owned(), args, recursive_read_only }
                 }
             };
             all.insert(name.clone(), found);
@@ -85,16 +86,16 @@ fn check<'a>(name: &str, handler: &'a config::Handler) -> Result<Option<&'a Path
         return refuse("its cni_conf_dir has to be absolute");
     }
     match handler.r#type {
-        HandlerKind::Builtin if path.as_os_str().is_empty() => Ok(None),
-        HandlerKind::Builtin => refuse("a built-in handler has no path"),
+        HandlerKind::Builtin if path.as_os_str().is_empty() && handler.args.is_empty() => Ok(None),
+        HandlerKind::Builtin => refuse("a built-in handler has no path and no args"),
         HandlerKind::Oci if BUILT_IN.contains(&name) => refuse("that name is the built-in handler's"),
         HandlerKind::Oci if !path.is_absolute() => refuse("its path has to be absolute"),
         HandlerKind::Oci => Ok(Some(path)),
     }
 }
 
-async fn features(name: &str, program: &Path) -> RecursiveReadOnly {
-    let asked = Command::new(program).arg("features").kill_on_drop(true).output();
+async fn features(name: &str, program: &Path, args: &[String]) -> RecursiveReadOnly {
+    let asked = Command::new(program).args(args).arg("features").kill_on_drop(true).output();
     match tokio::time::timeout(PATIENCE, asked).await {
         Ok(Ok(answer)) => read(&answer.stdout),
         Ok(Err(error)) => {
@@ -122,7 +123,7 @@ mod tests {
     use super::*;
 
     fn handler(r#type: HandlerKind, path: &str) -> config::Handler {
-        config::Handler { r#type, path: path.into(), cni_conf_dir: PathBuf::new() }
+        config::Handler { r#type, path: path.into(), cni_conf_dir: PathBuf::new(), args: Vec::new() }
     }
 
     #[test]

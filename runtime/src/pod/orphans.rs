@@ -23,7 +23,8 @@ use super::{
     sandbox,
 };
 use crate::{
-    Error, Result, cgroup,
+    Error, Result,
+    cgroup::{self, Driver, systemd},
     id::{ContainerId, PodId},
     net::Stray,
 };
@@ -137,9 +138,7 @@ fn held(rooms: &Rooms, places: &Places) -> Vec<Orphan> {
         let remains = names(&top).into_iter().filter(ours);
         found.extend(remains.map(|id| Orphan::Remains { kind, directory: top.join(&id), id }));
     }
-    let parent = format!("/{}", rooms.config.cgroup_parent.trim_matches('/'));
-    for id in rooms.cgroups.below(&parent).into_iter().filter(ours) {
-        let path = format!("{parent}/{id}");
+    for (id, path) in groups(rooms).into_iter().filter(|(id, _)| ours(id)) {
         found.push(match rooms.cgroups.group(&path).is_empty() {
             true => Orphan::Group { id, path },
             false => Orphan::Populated { id, path },
@@ -148,6 +147,17 @@ fn held(rooms: &Rooms, places: &Places) -> Vec<Orphan> {
     found.extend(rooms.images.holders().into_iter().map(Orphan::Hold));
     found.extend(rooms.network.stray_links().into_iter().map(|link| Orphan::Stray(Stray::Link(link))));
     found
+}
+
+/// The groups in the daemon's own parent, each with the id that it is named by.
+fn groups(rooms: &Rooms) -> Vec<(String, String)> {
+    let (driver, parent) = (sandbox::driver(rooms), rooms.config.cgroup_parent.as_str());
+    // A parent that can be no slice has no groups.
+    let path_of = |id: &str| driver.path(parent, id).ok();
+    let above = path_of("0").and_then(|path| systemd::above(&path).map(str::to_owned));
+    let names = above.map(|above| rooms.cgroups.below(&above)).unwrap_or_default();
+    let ids = names.iter().filter_map(|name| driver.id_in(name));
+    ids.filter_map(|id| Some((id.to_owned(), path_of(id)?))).collect()
 }
 
 fn names(directory: &Path) -> Vec<String> {
@@ -185,7 +195,7 @@ pub async fn mend(rooms: &Rooms, places: &Places, orphan: &Orphan) -> Result<()>
         Orphan::Group { id, path } => {
             info!(id, "a cgroup of what is gone is removed");
             let group = rooms.cgroups.group(path);
-            blocking("sweep", move || group.remove()).await
+            blocking("sweep", move || group.remove().and_then(|()| systemd::end(&group))).await
         }
         Orphan::Populated { path, .. } => Err(Error::invalid("remove cgroup", path, "something runs in it")),
         Orphan::Stray(stray) => rooms.network.mend(stray).await,
@@ -217,10 +227,11 @@ pub async fn mend_all(rooms: &Rooms, places: &Places, orphans: Vec<Orphan>) {
 }
 
 fn remove_remains(rooms: &Rooms, id: &str, directory: &Path) -> Result<()> {
-    let usual = rooms.cgroups.group(&format!("/{}/{id}", rooms.config.cgroup_parent.trim_matches('/')));
+    let usual = sandbox::driver(rooms).path(&rooms.config.cgroup_parent, id)?;
     let mut cleared = Ok(());
-    for group in [Some(usual), planned_group(directory, id)].into_iter().flatten() {
-        cleared = cleared.and(group.kill()).and_then(|()| group.remove());
+    for group in [Some(rooms.cgroups.group(&usual)), planned_group(directory, id)].into_iter().flatten() {
+        let gone = group.kill().and_then(|()| group.remove()).and_then(|()| systemd::end(&group));
+        cleared = cleared.and(gone);
     }
     cleared
         .and(place::unpin(directory))
@@ -229,12 +240,19 @@ fn remove_remains(rooms: &Rooms, id: &str, directory: &Path) -> Result<()> {
         .and_then(|()| place::remove(directory))
 }
 
+fn names_it(path: &Path, id: &str) -> bool {
+    match path.to_str().and_then(systemd::scope) {
+        Some(scope) => Driver::Systemd.id_in(scope) == Some(id),
+        None => path.ends_with(id),
+    }
+}
+
 /// The cgroup that the container's shim was told, which may be below a pod's of the kubelet.
 fn planned_group(directory: &Path, id: &str) -> Option<cgroup::Group> {
     let plan = fs::read(directory.join(berth_launch::PLAN)).ok()?;
     let group = launch::ContainerPlan::decode(plan.as_slice()).ok()?.cgroup?;
     // Named by the id, so that nothing else can be meant.
-    let is_its = |path: &PathBuf| path.is_absolute() && path.ends_with(id);
+    let is_its = |path: &PathBuf| path.is_absolute() && names_it(path, id);
     let v2 = Some(PathBuf::from(group.v2)).filter(is_its);
     Some(cgroup::Group { v2, v1: group.v1.into_iter().map(PathBuf::from).filter(is_its).collect() })
 }

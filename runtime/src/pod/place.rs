@@ -89,10 +89,14 @@ fn unmount_each(places: impl IntoIterator<Item = PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// Lets go of what a shim has mounted for an OCI runtime of the host; in most directories there is nothing.
+/// Lets go of what a shim has mounted for an OCI runtime of the host, and of what that has mounted for itself where it
+/// keeps its state: runsc binds a namespace there. In most directories there is nothing.
 pub fn unmount_all(container_dir: &Path) -> Result<()> {
-    let volumes = fs::read_dir(container_dir.join("volumes")).into_iter().flatten().flatten();
-    unmount_each(volumes.map(|entry| entry.path()).chain([container_dir.join("rootfs")]))
+    let entries = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    let state: Vec<_> = entries(&container_dir.join("runtime")).collect();
+    let states = state.iter().flat_map(|path| entries(path)).chain(state.iter().cloned());
+    let volumes = entries(&container_dir.join("volumes"));
+    unmount_each(volumes.chain(states).chain([container_dir.join("rootfs")]))
 }
 
 /// Writes the files that containers of the pod see under /etc.

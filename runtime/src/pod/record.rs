@@ -41,6 +41,9 @@ pub struct PodRecord {
     pub overhead: Option<cri::LinuxContainerResources>,
     #[prost(message, optional, tag = "21")]
     pub resources: Option<cri::LinuxContainerResources>,
+    /// Of its reaper; empty in records of before: what its configuration comes to.
+    #[prost(string, tag = "22")]
+    pub cgroup_path: String,
 }
 
 /// How far a pod or a container has come.

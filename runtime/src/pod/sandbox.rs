@@ -15,16 +15,28 @@ use super::{
 };
 use crate::{
     Error, Result,
+    cgroup::{Driver, systemd},
+    config::CgroupDriver,
     id::PodId,
     net::{Attachment, Choice, Wish},
     oci,
 };
 
 /// The pod's cgroup, where its reaper lives; its containers' are beside it.
-pub fn cgroup_path(config: &cri::PodSandboxConfig, rooms: &Rooms, id: &str) -> String {
+///
+/// # Errors
+/// `Invalid` where its parent can be no slice of systemd's.
+pub fn cgroup_path(config: &cri::PodSandboxConfig, rooms: &Rooms, id: &str) -> Result<String> {
     let parent = config.linux.as_ref().map(|linux| linux.cgroup_parent.as_str()).unwrap_or_default();
     let parent = if parent.is_empty() { rooms.config.cgroup_parent.as_str() } else { parent };
-    format!("/{}/{id}", parent.trim_matches('/'))
+    driver(rooms).path(parent, id)
+}
+
+pub fn driver(rooms: &Rooms) -> Driver {
+    match rooms.config.cgroup_driver {
+        CgroupDriver::Cgroupfs => Driver::Cgroupfs,
+        CgroupDriver::Systemd => Driver::Systemd,
+    }
 }
 
 /// Makes all of it; after an error nothing is left but the record, which the caller removes.
@@ -43,7 +55,8 @@ async fn try_make(rooms: &Rooms, places: &Places, id: &PodId, record: &mut PodRe
     let config = record.config.clone().unwrap_or_default();
     let network = oci::modes(&config).network();
     let loopback_only = record.by() == Client::Standalone && network == NamespaceMode::Container;
-    let path = cgroup_path(&config, rooms, id.as_str());
+    let path = cgroup_path(&config, rooms, id.as_str())?;
+    record.cgroup_path.clone_from(&path);
     let wish = wish::of(&config, &path)?;
     let timelines = &rooms.timelines;
     let choice = match record.by() {
@@ -64,17 +77,18 @@ async fn try_make(rooms: &Rooms, places: &Places, id: &PodId, record: &mut PodRe
     };
     let own_network = network != NamespaceMode::Node;
     let shares_pid = oci::modes(&config).pid() == NamespaceMode::Pod;
-    let (dir, cgroups) = (places.pod_dir(id), rooms.cgroups.clone());
-    let cgroup = blocking("make pod", move || {
+    let (dir, cgroups, shim) = (places.pod_dir(id), rooms.cgroups.clone(), rooms.launcher.program.clone());
+    let (cgroup, scope) = blocking("make pod", move || {
         place::make(&dir)?;
         match shares_pid {
             true => {
+                let scope = systemd::begin(&cgroups, &path, &shim)?;
                 let group = cgroups.create(&path, &Default::default())?;
                 // It opens nothing; who takes it over in a shared PID namespace is to have no more than a container.
                 let program = group.allow_devices(&Default::default())?;
-                Ok(super::container::plan_of(&group, program))
+                Ok((super::container::plan_of(&group, program), scope))
             }
-            false => Ok(launch::Cgroup::default()),
+            false => Ok((launch::Cgroup::default(), None)),
         }
     })
     .await?;
@@ -82,6 +96,8 @@ async fn try_make(rooms: &Rooms, places: &Places, id: &PodId, record: &mut PodRe
     let plan = oci::sandbox_plan(&config, id.as_str(), places.pod_dir(id), link, cgroup)?;
     let made = timelines.timed(id.as_str(), "make namespaces", rooms.launcher.sandbox(&plan)).await;
     let ready = made.map_err(told)?;
+    // From here on the reaper keeps it.
+    drop(scope);
     fault::point("pod.pinned");
     let ips = match attachment {
         Some(attachment) => {
@@ -144,13 +160,17 @@ pub async fn let_go(rooms: &Rooms, places: &Places, id: &PodId) -> Result<()> {
 /// The reaper holds every namespace of the pod open.
 async fn end_reaper(rooms: &Rooms, id: &PodId, record: &PodRecord) -> Result<()> {
     let config = record.config.clone().unwrap_or_default();
-    let path = cgroup_path(&config, rooms, id.as_str());
+    let path = match record.cgroup_path.as_str() {
+        "" => cgroup_path(&config, rooms, id.as_str())?,
+        path => path.to_owned(),
+    };
     let cgroups = rooms.cgroups.clone();
     match oci::modes(&config).pid() == NamespaceMode::Pod {
         true => {
             blocking("end reaper", move || {
                 let group = cgroups.group(&path);
-                group.kill().and_then(|()| group.remove())
+                group.kill().and_then(|()| group.remove())?;
+                systemd::end(&group)
             })
             .await
         }

@@ -144,6 +144,7 @@ impl<'a> Command<'a> {
             .try_for_each(|(stream, number)| terminal::place(stream, number));
         if placed.is_ok() {
             let mut program = Program::new(&self.runtime.program);
+            program.args(&self.runtime.args);
             program.args(["--root", self.runtime.root.as_str(), "--log", LOG, self.verb]).args(&self.args);
             program.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
             let error = program.stdin(Stdio::inherit()).exec();

@@ -129,9 +129,9 @@ pub fn exec(plan: &ContainerPlan, runtime: &Runtime, exec: &Exec, fds: Vec<Owned
 /// Has the runtime forget the container, and lets go of what is mounted for it. What goes wrong is only said.
 pub fn clean(plan: &ContainerPlan) {
     let Some(runtime) = &plan.runtime else { return };
-    if Path::new(&runtime.root).join(&plan.id).exists()
-        && let Err(failure) = Command::new(runtime, "delete").arg("--force").arg(&plan.id).run()
-    {
+    // Its root is for this container alone: whatever is there is of it, a directory as runc's or files as runsc's.
+    let is_known = fs::read_dir(&runtime.root).is_ok_and(|mut entries| entries.next().is_some());
+    if is_known && let Err(failure) = Command::new(runtime, "delete").arg("--force").arg(&plan.id).run() {
         eprintln!("berth-shim: {}: {}", failure.object, super::cause(&failure));
     }
     let volumes = fs::read_dir(VOLUMES).into_iter().flatten().flatten().map(|entry| entry.path());

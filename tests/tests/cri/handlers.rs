@@ -1,7 +1,12 @@
 //! RuntimeClass handlers: OCI runtimes of the host keep the containers of their pods, in namespaces that Berth makes. Each
-//! rule is tested with `berth oci` as the runtime, which is always there, and with runc where it is installed.
+//! rule is tested with `berth oci` as the runtime, which is always there, and with runc and runsc, which has a kernel of
+//! its own, where they are installed.
 
-use std::{fs, os::unix::fs::symlink, path::Path};
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt, symlink},
+    path::Path,
+};
 
 use berth_cri::v1 as cri;
 use berth_tests::{Daemon, Options, Pod, asked, eventually, images, pod, program, skip};
@@ -13,7 +18,10 @@ use serde_json::Value;
 use tonic::{Code, Status};
 
 const OURS: &str = "berth-oci";
-const RUNC: &str = "runc";
+const RUNSC: &str = "runsc";
+/// Those of the host, with flags of their own. A network stack of runsc's takes the pod's addresses for itself, and leaves
+/// none for the next container.
+const OTHERS: [(&str, &str); 2] = [("runc", ""), (RUNSC, "--network=host")];
 
 /// A daemon with both handlers. Its own directory holds the link by which `berth` is an OCI runtime.
 struct Node {
@@ -29,12 +37,16 @@ fn node(test: &str) -> Node {
     let handler = |name: &str, path: &Path| format!("[handlers.{name}]\ntype = \"oci\"\npath = {path:?}\n");
     let mut over = handler(OURS, &link);
     let mut handlers = vec![OURS];
-    match ["/usr/sbin/runc", "/usr/bin/runc"].map(Path::new).into_iter().find(|path| path.exists()) {
-        Some(path) => {
-            over.push_str(&handler(RUNC, path));
-            handlers.push(RUNC);
+    for (other, args) in OTHERS {
+        let places = ["/usr/sbin", "/usr/bin", "/usr/local/bin"].map(|dir| Path::new(dir).join(other));
+        match places.into_iter().find(|path| path.exists()) {
+            Some(path) => {
+                over.push_str(&handler(other, &path));
+                over.push_str(&format!("args = {:?}\n", args.split_whitespace().collect::<Vec<_>>()));
+                handlers.push(other);
+            }
+            None => skip(&format!("{test}, with {other}"), &format!("{other} is not installed")),
         }
-        None => skip(&format!("{test}, with runc"), "runc is not installed"),
     }
     let daemon = Daemon::start_with(Options { over, ..Options::default() });
     daemon.load_fixture();
@@ -76,7 +88,7 @@ fn handlers_are_listed_with_what_they_can_and_an_unknown_one_is_told() {
     for name in ["", "berth"].iter().chain(&node.handlers) {
         let handler = status.runtime_handlers.iter().find(|handler| handler.name == *name);
         let features = handler.and_then(|handler| handler.features).expect(name);
-        assert!(features.recursive_read_only_mounts || *name == OURS, "{name}");
+        assert!(features.recursive_read_only_mounts || [OURS, RUNSC].contains(name), "{name}");
         assert!(!features.user_namespaces || matches!(*name, "" | "berth"), "{name}");
     }
     let refused = node.run("kata", pod("kata")).unwrap_err();
@@ -175,7 +187,8 @@ fn users_volumes_images_limits_and_terminals_are_as_asked() {
         let id = daemon.launch(&pod, &privileged).unwrap();
         let (inside, here) = (node.told(&id, &["info"]), fs::read_to_string("/proc/self/status").unwrap());
         let ours = here.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap().trim();
-        assert_eq!(inside["caps"]["effective"], ours, "{handler}");
+        // A kernel of its own knows fewer.
+        assert!(inside["caps"]["effective"] == ours || *handler == RUNSC, "{handler}: {}", inside["caps"]);
         let tty = asked("tty", &["info"]).with(|config| config.tty = true);
         assert_eq!(daemon.info(&pod, &tty)["tty"], serde_json::json!([true, true, true]), "{handler}");
         daemon.remove_pod(&pod.id).unwrap();
@@ -214,4 +227,34 @@ fn a_new_daemon_and_a_new_shim_find_an_oci_runtimes_container() {
         assert_eq!(daemon.exited(&id).exit_code, 143, "{handler}");
         daemon.remove_pod(&pod.id).unwrap();
     }
+}
+
+/// A runtime may keep mounts with its state, as runsc does: they go with the container, and so does the state.
+#[test]
+fn what_a_runtime_has_mounted_for_itself_goes_with_the_container() {
+    let dir = tempfile::tempdir().unwrap();
+    let (runtime, inner) = (dir.path().join("runtime"), dir.path().join("berth-oci"));
+    symlink(program("berth"), &inner).unwrap();
+    let script = format!(
+        "#!/bin/sh\nfor word; do [ \"$before\" = --root ] && root=$word; before=$word; done\n\
+         case \" $* \" in *\" create \"*)\n\
+         mkdir -p \"$root/kept\"; touch \"$root/one\" \"$root/kept/two\"\n\
+         for file in one kept/two; do mount --bind /proc/self/ns/net \"$root/$file\"; done;; esac\n\
+         exec {} \"$@\"\n",
+        inner.display()
+    );
+    fs::write(&runtime, script).unwrap();
+    fs::set_permissions(&runtime, fs::Permissions::from_mode(0o755)).unwrap();
+    let over = format!("[handlers.mounts]\ntype = \"oci\"\npath = {runtime:?}\n");
+    let daemon = Daemon::start_with(Options { over, ..Options::default() });
+    daemon.load_fixture();
+    let node = Node { daemon, handlers: vec!["mounts"], dir };
+    let pod = node.run("mounts", pod("mounts")).unwrap();
+    let id = node.daemon.launch(&pod, &asked("c", &["sleep", "inf"])).unwrap();
+    let mounted = || fs::read_to_string("/proc/self/mountinfo").unwrap().matches(&id).count();
+    assert!(mounted() >= 3, "the root and two of the runtime's own");
+    node.daemon.stop_container(&id, 0).unwrap();
+    node.daemon.remove_container(&id).unwrap();
+    assert_eq!(mounted(), 0);
+    node.daemon.remove_pod(&pod.id).unwrap();
 }

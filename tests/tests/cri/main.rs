@@ -17,6 +17,7 @@ mod pods;
 mod security;
 mod spdy;
 mod streaming;
+mod systemd;
 mod together;
 mod users;
 mod volumes;

@@ -13,4 +13,5 @@ mod outside;
 mod podman;
 mod refused;
 mod rootless;
+mod systemd;
 mod tmpfs;

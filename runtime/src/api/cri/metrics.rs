@@ -12,7 +12,7 @@ use super::{
 use crate::{
     Error, Kind, Result,
     api::{Door, now},
-    cgroup::Group,
+    cgroup::{Group, systemd},
     pod::{Client, ContainerState, ContainerView, PodState, PodView},
 };
 
@@ -103,8 +103,8 @@ fn container_labels(pod: &PodView, container: &ContainerView) -> [String; LABELS
 
 fn pod_labels(pod: &PodView) -> [String; LABELS.len()] {
     let metadata = pod.config.metadata.clone().unwrap_or_default();
-    let parent = pod.containers.first().and_then(|one| Path::new(&one.cgroup_path).parent());
-    let path = parent.map_or_else(String::new, |parent| parent.display().to_string());
+    let path = pod.containers.first().and_then(|one| systemd::above(&one.cgroup_path));
+    let path = path.unwrap_or_default().to_owned();
     [String::new(), path, String::new(), pod.id.to_string(), metadata.namespace, metadata.name]
 }
 

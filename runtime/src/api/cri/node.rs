@@ -7,6 +7,7 @@ use berth_cri::v1 as cri;
 use crate::{
     Error, Result,
     api::{Door, VERSION},
+    config::CgroupDriver,
     pod::{Handler, RecursiveReadOnly},
 };
 
@@ -38,7 +39,11 @@ impl Door {
     }
 
     pub(super) fn cgroup_driver(&self) -> cri::RuntimeConfigResponse {
-        let cgroup_driver = cri::CgroupDriver::Cgroupfs.into();
+        let driver = match self.rooms.config.cgroup_driver {
+            CgroupDriver::Cgroupfs => cri::CgroupDriver::Cgroupfs,
+            CgroupDriver::Systemd => cri::CgroupDriver::Systemd,
+        };
+        let cgroup_driver = driver.into();
         cri::RuntimeConfigResponse { linux: Some(cri::LinuxRuntimeConfiguration { cgroup_driver }) }
     }
 
@@ -70,6 +75,7 @@ impl Door {
             "rootDir": daemon.root,
             "stateDir": daemon.state,
             "listen": daemon.listen,
+            "cgroupDriver": daemon.cgroup_driver.word(),
             "cgroups": format!("{:?}", self.rooms.cgroups.mode).to_lowercase(),
             "network": self.rooms.network.describe().await,
             "handlersWithoutNetwork": self.rooms.network.unready_handlers().await,

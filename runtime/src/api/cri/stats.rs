@@ -1,7 +1,5 @@
 //! ContainerStats, PodSandboxStats and their lists: the meter's numbers in CRI's messages.
 
-use std::path::Path;
-
 use berth_cri::v1 as cri;
 use futures_util::future::{join_all, try_join_all};
 use tracing::debug;
@@ -13,7 +11,7 @@ use super::{
 use crate::{
     Error, Kind, Result,
     api::{Door, find, now},
-    cgroup::{Pressure, Stall},
+    cgroup::{Pressure, Stall, systemd},
     net::LinkStats,
     pod::{Client, ContainerState, ContainerView, PodState, PodView, Stats},
 };
@@ -143,10 +141,8 @@ fn parent_given(pod: &PodView) -> Option<&str> {
 /// Where the containers of a pod with a given parent are.
 fn parent(pod: &PodView) -> Option<String> {
     parent_given(pod)?;
-    let parent = Path::new(&pod.containers.first()?.cgroup_path).parent()?;
     // The root of all is nobody's own.
-    parent.file_name()?;
-    parent.to_str().map(str::to_owned)
+    systemd::above(&pod.containers.first()?.cgroup_path).map(str::to_owned)
 }
 
 /// Of all containers. A limit is the pod's only where each has one; pressure doesn't add up.

@@ -113,7 +113,7 @@ async fn info(door: &Door) -> api::InfoResponse {
             Mode::V2 => "v2".into(),
             Mode::Hybrid => "hybrid".into(),
         },
-        cgroup_driver: "cgroupfs".into(),
+        cgroup_driver: daemon.cgroup_driver.word().into(),
         kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
         pods: count(listed.iter()),
         containers: count(containers()),

@@ -30,6 +30,7 @@ fn pod() -> PodRecord {
         boot_id: "boot".into(),
         overhead: Some(cri::LinuxContainerResources { cpu_shares: 9, ..Default::default() }),
         resources: Some(cri::LinuxContainerResources { cpu_quota: 10, ..Default::default() }),
+        cgroup_path: String::new(),
     }
 }
 
