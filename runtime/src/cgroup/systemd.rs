@@ -78,7 +78,7 @@ pub fn begin(hierarchy: &Hierarchy, path: &str, shim: &Path) -> Result<Option<Sc
         }
         thread::sleep(PAUSE);
     }
-    let settled = settle(&root, &place, pid);
+    let settled = settle(root, &place, pid);
     if let Err(error) = settled {
         // The failure that brought us here is the one to tell.
         bus::stop(place.unit).ok();
@@ -114,7 +114,7 @@ pub fn adopt(group: &str, pid: u32) -> Result<()> {
 fn join(dir: &Path, pid: u32) -> Result<()> {
     match std::fs::create_dir(dir) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            return Err(Error::io("make group", dir.display().to_string(), error));
+            Err(Error::io("make group", dir.display().to_string(), error))
         }
         _ => file::write(&dir.join("cgroup.procs"), &pid.to_string()),
     }

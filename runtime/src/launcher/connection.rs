@@ -124,12 +124,14 @@ impl Connection {
 /// Until either end has gone. What waits for an answer then learns it by its dropped sender.
 async fn carry(
     socket: AsyncFd<OwnedFd>,
-    mut asked: mpsc::Receiver<Asked>,
+    asked: mpsc::Receiver<Asked>,
     events: broadcast::Sender<Event>,
     status: Arc<Mutex<Status>>,
     reserve: Arc<Mutex<Reserve>>,
 ) {
     let mut waiting: HashMap<u64, oneshot::Sender<Reply>> = HashMap::new();
+    // Let go before those who wait: who hears that no reply comes finds the shim gone.
+    let mut asked = asked;
     let mut seq = 0;
     let mut buffer = vec![0; PACKET_BYTES];
     loop {
@@ -225,4 +227,25 @@ async fn send(socket: &AsyncFd<OwnedFd>, bytes: &[u8], fds: &[OwnedFd]) -> io::R
             Ok(())
         })
         .await
+}
+
+#[cfg(test)]
+mod tests {
+    use berth_launch::v1::Hello;
+    use rustix::net::socketpair;
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn who_hears_that_no_reply_comes_finds_the_shim_gone() {
+        for _ in 0..500 {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+            let connection = Connection::open(ours).unwrap();
+            let leaves = tokio::spawn(async move { drop(theirs) });
+            assert!(connection.call(Call::Hello(Hello {}), Vec::new()).await.is_none());
+            assert!(connection.is_gone());
+            leaves.await.unwrap();
+        }
+    }
 }
