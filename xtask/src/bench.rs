@@ -10,7 +10,7 @@ use crate::{cargo, debian, demo, interrupt, oci, private::Private, process};
 
 #[derive(Debug, Args)]
 pub struct Flags {
-    /// Only this one: start, bridge, exec, memory, lists or oci
+    /// Only this one: start, bridge, stop, bridge-stop, exec, memory, lists or oci
     name: Option<String>,
     /// Where containerd, its shim and runc or crun are
     #[arg(long, value_name = "DIR")]
@@ -24,7 +24,7 @@ pub struct Flags {
 }
 
 /// What is asked of a daemon over CRI.
-const NAMES: &[&str] = &["start", "bridge", "exec", "memory", "lists"];
+const NAMES: &[&str] = &["start", "bridge", "stop", "bridge-stop", "exec", "memory", "lists"];
 /// What needs none.
 const OCI: &str = "oci";
 

@@ -1,16 +1,18 @@
 //! The client of `cargo xtask bench`: measures runtimes in turns over CRI, prints JSON.
 //!
-//! `bench --image IMAGE --logs DIR --rounds N --runtime NAME=unix:///SOCKET=SHIM... [start] [bridge] [exec] [memory] [lists]`
+//! `bench --image IMAGE --logs DIR --rounds N --runtime NAME=unix:///SOCKET=SHIM... [start] [bridge] [stop] [bridge-stop]
+//! [exec] [memory] [lists]`
 //!
 //! ```text
 //!   start    RunPodSandbox + CreateContainer + StartContainer, ms
 //!   bridge   the same on Berth's built-in bridge; peers have no network of their own
+//!   stop     StopPodSandbox + RemovePodSandbox of such a pod, ms; bridge-stop: the same on the bridge
 //!   exec     ExecSync of `true`, ms
 //!   memory   private dirty memory of all shims of a pod with a chatty container, KiB
 //!   lists    lists and statuses while there are a thousand containers, ms; of Berth only
 //! ```
 //! Rounds go over all runtimes before the next begins: what else the machine does hits all of them alike.
-//! But for `bridge` all pods are on the host's network, so that no runtime's network plugins are measured.
+//! But for the bridge's all pods are on the host's network, so that no runtime's network plugins are measured.
 
 use std::{
     fs,
@@ -89,7 +91,9 @@ fn asked(mut words: impl Iterator<Item = String>) -> Result<Asked> {
             "--logs" => asked.logs = value()?.into(),
             "--rounds" => asked.rounds = value()?.parse().map_err(|error| format!("--rounds: {error}"))?,
             "--runtime" => asked.runtimes.push(runtime(&value()?)?),
-            "start" | "bridge" | "exec" | "memory" | "lists" => asked.names.push(word),
+            "start" | "bridge" | "stop" | "bridge-stop" | "exec" | "memory" | "lists" => {
+                asked.names.push(word)
+            }
             _ => return Err(format!("no such word: {word}")),
         }
     }
@@ -119,7 +123,7 @@ async fn measure(mut asked: Asked) -> Result<Value> {
         let rounds = if name == "memory" { 1 } else { asked.rounds + WARM_UP };
         for round in 0..rounds {
             for (place, runtime) in asked.runtimes.iter_mut().enumerate() {
-                if name == "bridge" && runtime.name != "berth" {
+                if is_on_bridge(name) && runtime.name != "berth" {
                     continue;
                 }
                 let pod = format!("{name}-{round}");
@@ -180,8 +184,11 @@ impl Runtime {
             "memory" => &["/bin/spam", "0", "1000", "100"],
             _ => &["/bin/sleep", "1000"],
         };
-        let network = if name == "bridge" { NamespaceMode::Pod } else { NamespaceMode::Node };
+        let network = if is_on_bridge(name) { NamespaceMode::Pod } else { NamespaceMode::Node };
         let started = start(kubelet, pod_name, image, (command, network), logs).await?;
+        if name.ends_with("stop") {
+            return timed(kubelet.remove_pod(&started.pod)).await.map(|((), took_ms)| vec![took_ms]);
+        }
         let sample = match name {
             "start" | "bridge" => Ok(vec![started.took_ms]),
             "exec" => execute(kubelet, &started.container).await,
@@ -193,6 +200,10 @@ impl Runtime {
         let removed = kubelet.remove_pod(&started.pod).await;
         sample.and_then(|sample| removed.map(|()| sample))
     }
+}
+
+fn is_on_bridge(name: &str) -> bool {
+    name.starts_with("bridge")
 }
 
 async fn start(
