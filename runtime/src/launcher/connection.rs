@@ -161,10 +161,10 @@ async fn carry(
                     seq += 1;
                     let needs = berth_launch::needs::request(&request.call);
                     let message = Request { seq, needs, call: Some(request.call) };
+                    waiting.insert(seq, request.reply);
                     if send(&socket, &message.encode_to_vec(), &request.fds).await.is_err() {
                         return;
                     }
-                    waiting.insert(seq, request.reply);
                 }
                 None => return,
             },
