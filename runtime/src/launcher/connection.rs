@@ -228,24 +228,3 @@ async fn send(socket: &AsyncFd<OwnedFd>, bytes: &[u8], fds: &[OwnedFd]) -> io::R
         })
         .await
 }
-
-#[cfg(test)]
-mod tests {
-    use berth_launch::v1::Hello;
-    use rustix::net::socketpair;
-
-    use super::*;
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn who_hears_that_no_reply_comes_finds_the_shim_gone() {
-        for _ in 0..500 {
-            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-            let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
-            let connection = Connection::open(ours).unwrap();
-            let leaves = tokio::spawn(async move { drop(theirs) });
-            assert!(connection.call(Call::Hello(Hello {}), Vec::new()).await.is_none());
-            assert!(connection.is_gone());
-            leaves.await.unwrap();
-        }
-    }
-}
