@@ -87,9 +87,14 @@ impl Connection {
 
     /// Sends a request and waits for its answer; none when the shim has gone.
     pub async fn call(&self, call: Call, fds: Vec<OwnedFd>) -> Option<Reply> {
-        let (reply, answer) = oneshot::channel();
+        let (reply, mut answer) = oneshot::channel();
         self.calls.send(Asked { call, fds, reply }).await.ok()?;
-        answer.await.ok()
+        tokio::select! {
+            biased;
+            answer = &mut answer => answer.ok(),
+            // A request that was sent as the task left lies in the channel, and nobody lets its sender go.
+            () = self.calls.closed() => answer.try_recv().ok(),
+        }
     }
 
     pub fn events(&self) -> broadcast::Receiver<Event> {
@@ -227,4 +232,25 @@ async fn send(socket: &AsyncFd<OwnedFd>, bytes: &[u8], fds: &[OwnedFd]) -> io::R
             Ok(())
         })
         .await
+}
+
+#[cfg(test)]
+mod tests {
+    use berth_launch::v1::Hello;
+    use rustix::net::socketpair;
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn who_hears_that_no_reply_comes_finds_the_shim_gone() {
+        for _ in 0..500 {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+            let connection = Connection::open(ours).unwrap();
+            let leaves = tokio::spawn(async move { drop(theirs) });
+            assert!(connection.call(Call::Hello(Hello {}), Vec::new()).await.is_none());
+            assert!(connection.is_gone());
+            leaves.await.unwrap();
+        }
+    }
 }

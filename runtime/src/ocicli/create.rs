@@ -8,7 +8,7 @@ use super::{
     delete,
     foreground::{self, Relay},
     line::{Line, wrong},
-    shim, start,
+    shim, signals, start,
 };
 use crate::{Result, oci::Keyring};
 
@@ -32,13 +32,18 @@ pub fn run(globals: &Globals, line: &Line) -> Result<u8> {
     };
     asked.console = relay.as_ref().map(Relay::path).or(asked.console);
     console_fits(&spec, &asked)?;
+    // From here on a signal is the container's, and takes nothing half made down.
+    let signals = (!detached).then(signals::take).transpose()?;
     let container = match detached {
         true => birth(globals, &spec, &raw, &asked)?,
         false => foreground::adopting(|| birth(globals, &spec, &raw, &asked))?,
     };
     let started = start::start_it(&container);
     if started.is_err() || !detached {
-        let outcome = started.and_then(|()| foreground::wait(&container.state.init, relay));
+        let outcome = started.and_then(|()| match signals {
+            Some(signals) => foreground::wait(&container.state.init, relay, signals),
+            None => Ok(0),
+        });
         let removed = match line.has("keep") && outcome.is_ok() {
             true => Ok(()),
             false => delete::remove(globals, &container),

@@ -13,7 +13,7 @@ use super::{
     groups,
     identity::{self, Identity},
     line::{Line, wrong},
-    passed, shim,
+    passed, shim, signals,
     state::{Container, Status, read, write_whole},
 };
 use crate::{Error, Kind, Result, error::Cause, oci};
@@ -51,15 +51,16 @@ pub fn exec(globals: &Globals, line: &Line) -> Result<u8> {
         _ => {}
     }
     let plan = plan(&container, &spec, &asked, line, console)?;
+    let signals = (!detached).then(signals::take).transpose()?;
     let ready = shim::launch("oneshot-exec", &plan)?;
     ready.warnings.iter().for_each(|warning| globals.log.warn(warning));
     let process = Identity::new(ready.pid, ready.pid_start_time)?;
     if let Some(path) = line.last("pid-file").filter(|path| !path.is_empty()) {
         write_pid(path, &process)?;
     }
-    match detached {
-        true => Ok(0),
-        false => foreground::wait(&process, relay),
+    match signals {
+        None => Ok(0),
+        Some(signals) => foreground::wait(&process, relay, signals),
     }
 }
 

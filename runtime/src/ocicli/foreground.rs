@@ -11,6 +11,7 @@ use std::{
     path::PathBuf,
 };
 
+use nix::sys::signalfd::SignalFd;
 use rustix::{
     event::{PollFd, PollFlags, poll},
     net::{
@@ -99,14 +100,14 @@ pub fn adopting<T>(launch: impl FnOnce() -> Result<T>) -> Result<T> {
     adopt(None).and(launched)
 }
 
-/// Waits for the end; the exit code, 128 and the signal's number where one ended it.
-pub fn wait(process: &Identity, relay: Option<Relay>) -> Result<u8> {
+/// Waits for the end, and hands on the signals, taken before the process ran; the exit code, 128 and the signal's number
+/// where one ended it.
+pub fn wait(process: &Identity, relay: Option<Relay>, mut signals: SignalFd) -> Result<u8> {
     let failed = |errno: rustix::io::Errno| Error::io("wait for", process.pid.to_string(), errno);
     let pid = rustix::process::Pid::from_raw(process.pid).ok_or_else(|| failed(rustix::io::Errno::SRCH))?;
     // Our child: the number is its own until we have waited for it.
     let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).map_err(failed)?;
     let master = relay.as_ref().map(Relay::master).transpose()?;
-    let mut signals = signals::take()?;
     let raw = master.as_ref().map(|master| {
         terminal::same_size(master);
         Raw::new()

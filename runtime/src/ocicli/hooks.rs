@@ -1,16 +1,33 @@
 //! Hooks after the start and after the end: those that no shim is there for.
 
 use std::{
-    ffi::OsStr,
+    ffi::{CString, NulError, OsStr},
+    fs::File,
     io::Write,
-    os::unix::{ffi::OsStrExt, process::CommandExt},
-    process::{Command, Stdio},
-    thread,
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
     time::{Duration, Instant},
 };
 
 use berth_launch::v1::Hook;
+use nix::{
+    errno::Errno,
+    fcntl::OFlag,
+    spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn},
+    sys::{
+        signal::{SigSet, Signal},
+        stat::Mode,
+    },
+};
 use oci_spec::runtime::Spec;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    pipe::{PipeFlags, pipe_with},
+    process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid},
+};
 
 use super::{
     Globals,
@@ -44,43 +61,69 @@ pub fn poststop(globals: &Globals, spec: &Spec, known: &State) -> Result<()> {
 
 fn one(hook: &Hook, state: &[u8]) -> Result<()> {
     const OP: &str = "run hook";
-    let path = OsStr::from_bytes(&hook.path);
-    let shown = path.to_string_lossy().into_owned();
+    let shown = String::from_utf8_lossy(&hook.path).into_owned();
     let failed = |error| Error::io(OP, shown.clone(), error);
-    let mut command = Command::new(path);
-    let mut args = hook.args.iter().map(|arg| OsStr::from_bytes(arg));
-    if let Some(name) = args.next() {
-        command.arg0(name);
-    }
-    command.args(args).env_clear().stdin(Stdio::piped()).stdout(Stdio::null());
-    for variable in &hook.env {
-        if let Some(at) = variable.iter().position(|byte| *byte == b'=') {
-            command.env(OsStr::from_bytes(&variable[..at]), OsStr::from_bytes(&variable[at + 1..]));
-        }
-    }
-    let mut child = command.spawn().map_err(failed)?;
-    if let Some(mut input) = child.stdin.take() {
-        // One that doesn't want to know has closed it.
-        input.write_all(state).ok();
-    }
-    let until =
-        (hook.timeout_seconds > 0).then(|| Instant::now() + Duration::from_secs(hook.timeout_seconds.into()));
-    let status = loop {
-        match until {
-            None => break child.wait().map_err(failed)?,
-            Some(until) => match child.try_wait().map_err(failed)? {
-                Some(status) => break status,
-                None if Instant::now() >= until => {
-                    child.kill().and_then(|()| child.wait()).map_err(failed)?;
-                    let why = format!("it took longer than its {} s", hook.timeout_seconds);
-                    return Err(Error::new(Kind::Deadline, OP, shown).because(Cause(why)));
-                }
-                None => thread::sleep(Duration::from_millis(5)),
-            },
+    let (pid, input) = spawn(hook).map_err(failed)?;
+    // One that doesn't want to know has closed it.
+    File::from(input).write_all(state).ok();
+    // Our child: the number is its own until we have waited for it.
+    let handle = pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| failed(errno.into()))?;
+    let wait = || loop {
+        match waitid(WaitId::PidFd(handle.as_fd()), WaitIdOptions::EXITED) {
+            Err(rustix::io::Errno::INTR) => {}
+            other => break other.map_err(|errno| failed(errno.into())),
         }
     };
-    match status.success() {
-        true => Ok(()),
-        false => Err(Error::new(Kind::Internal, OP, shown).because(Cause(format!("it ended with {status}")))),
+    if !ends(&handle, hook.timeout_seconds).map_err(failed)? {
+        pidfd_send_signal(&handle, rustix::process::Signal::KILL).map_err(|errno| failed(errno.into()))?;
+        wait()?;
+        let why = format!("it took longer than its {} s", hook.timeout_seconds);
+        return Err(Error::new(Kind::Deadline, OP, shown).because(Cause(why)));
+    }
+    let status = wait()?;
+    let how = match status.map(|status| (status.exit_status(), status.terminating_signal())) {
+        Some((Some(0), _)) => return Ok(()),
+        Some((Some(code), _)) => format!("it ended with exit status: {code}"),
+        Some((None, Some(signal))) => format!("it ended with signal: {signal}"),
+        Some((None, None)) | None => "how it ended is not known".to_owned(),
+    };
+    Err(Error::new(Kind::Internal, OP, shown).because(Cause(how)))
+}
+
+/// Starts a hook with no signal blocked or ignored, whatever is so with us; gives the end that its input is written to.
+fn spawn(hook: &Hook) -> std::io::Result<(Pid, OwnedFd)> {
+    let words = |words: &[Vec<u8>]| -> std::result::Result<Vec<CString>, NulError> {
+        words.iter().map(|word| CString::new(word.as_slice())).collect()
+    };
+    let mut args = words(&hook.args)?;
+    if args.is_empty() {
+        args.push(CString::new(hook.path.as_slice())?);
+    }
+    let env = words(&hook.env)?;
+    let (theirs, ours) = pipe_with(PipeFlags::CLOEXEC)?;
+    let mut actions = PosixSpawnFileActions::init()?;
+    actions.add_dup2(theirs.as_raw_fd(), 0)?;
+    actions.add_open(1, "/dev/null", OFlag::O_WRONLY, Mode::empty())?;
+    let mut attributes = PosixSpawnAttr::init()?;
+    attributes.set_sigmask(&SigSet::empty())?;
+    attributes.set_sigdefault(&SigSet::from(Signal::SIGPIPE))?;
+    let flags = PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK | PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF;
+    attributes.set_flags(flags)?;
+    let path = Path::new(OsStr::from_bytes(&hook.path));
+    let pid = posix_spawn(path, &actions, &attributes, &args, &env)?;
+    Pid::from_raw(pid.as_raw()).map(|pid| (pid, ours)).ok_or_else(|| Errno::ESRCH.into())
+}
+
+/// Whether a process ends within so many seconds; 0 for no limit.
+fn ends(handle: &OwnedFd, seconds: u32) -> std::io::Result<bool> {
+    let until = (seconds > 0).then(|| Instant::now() + Duration::from_secs(seconds.into()));
+    loop {
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        let left = left.map(Timespec::try_from).transpose().map_err(std::io::Error::other)?;
+        match poll(&mut [PollFd::new(handle, PollFlags::IN)], left.as_ref()) {
+            Ok(count) => return Ok(count > 0),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
     }
 }

@@ -9,8 +9,8 @@ use nix::sys::{
 
 use crate::{Error, Result};
 
-/// Blocks all that can be handed on, and gives a descriptor that they are read from. Called when what inherits the mask
-/// has been started.
+/// Blocks all that can be handed on, and gives a descriptor that they are read from. Called before what they are for runs:
+/// none comes too early. What inherits the mask unblocks them itself: the shim for what it launches, [`super::hooks`].
 pub fn take() -> Result<SignalFd> {
     let failed = |errno: nix::errno::Errno| Error::io("take", "signals", std::io::Error::from(errno));
     let mut set = SigSet::all();

@@ -2,7 +2,11 @@
 
 use std::{fs, os::unix::fs::PermissionsExt};
 
-use berth_tests::oci::{Oci, read, text};
+use berth_tests::{
+    eventually,
+    oci::{Oci, read, text},
+};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 const POINTS: [&str; 6] =
@@ -96,6 +100,41 @@ fn a_hook_that_takes_too_long_has_failed() {
     oci.write(&config);
     let why = oci.refused(&["create", "c1"]);
     assert!(why.contains("longer than its 1 s"), "{why}");
+}
+
+#[test]
+fn a_hook_after_the_start_that_takes_too_long_stops_the_container() {
+    let oci = Oci::new();
+    let mut config = oci.config("c1", &["sleep", "1000"]);
+    config["hooks"] = json!({"poststart": [{"path": "/bin/sleep", "args": ["sleep", "1000"], "timeout": 1}]});
+    oci.create("c1", &config);
+    let said = oci.refused(&["start", "c1"]);
+    assert!(said.contains("longer than its 1 s"), "{said}");
+    assert_eq!(oci.reap("c1"), 128 + 9);
+    oci.ok(&["delete", "c1"]);
+}
+
+#[test]
+fn a_signal_while_a_hook_runs_is_the_containers_and_the_hook_has_none_blocked() {
+    let oci = Oci::new();
+    let (held, go, masks) = (oci.dir().join("held"), oci.dir().join("go"), oci.dir().join("masks"));
+    let mask = format!("grep SigBlk /proc/$$/status >> {}", text(&masks));
+    let hold = format!("{mask}; echo > {}; until [ -e {} ]; do sleep 0.01; done", text(&held), text(&go));
+    let hook = |script: &str| json!([{"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/usr/bin:/bin"]}]);
+    let mut config = oci.config("c1", &["trap", "--exit", "5"]);
+    config["hooks"] =
+        json!({"createRuntime": hook(&mask), "poststart": hook(&hold), "poststop": hook(&mask)});
+    oci.write(&config);
+    let out = fs::File::create(oci.dir().join("trap")).unwrap();
+    let mut child = oci.command(&["run", "c1"]).stdout(out).spawn().unwrap();
+    eventually("the program to be ready", || read(&oci.dir().join("trap")).contains("ready").then_some(()));
+    eventually("the hook to be held", || held.exists().then_some(()));
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    fs::write(&go, "").unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(5));
+    let masks = read(&masks);
+    assert_eq!(masks.lines().count(), 3, "{masks}");
+    assert!(masks.lines().all(|line| line.ends_with("\t0000000000000000")), "{masks}");
 }
 
 #[test]
