@@ -1,6 +1,6 @@
 //! Signals: what the reaper waits for, and the clean slate a container's process starts with.
 
-use std::{mem::MaybeUninit, ptr::null_mut};
+use std::{mem::MaybeUninit, os::unix::process::CommandExt, process::Command, ptr::null_mut};
 
 use rustix::process::Signal;
 
@@ -16,6 +16,16 @@ pub fn reset() {
         libc::sigemptyset(set.as_mut_ptr());
         libc::sigprocmask(libc::SIG_SETMASK, set.as_ptr(), null_mut());
     }
+}
+
+/// Has a command's program begin with that clean slate, whatever is blocked or ignored here.
+pub fn reset_in(command: &mut Command) -> &mut Command {
+    let reset = || {
+        reset();
+        Ok(())
+    };
+    // SAFETY: signal and sigprocmask are async-signal-safe, and nothing is allocated.
+    unsafe { command.pre_exec(reset) }
 }
 
 /// The signal of a number, real-time ones too; none for what is no signal or is the C library's own.

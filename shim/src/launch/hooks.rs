@@ -19,7 +19,7 @@ use super::{
     failure::{At, Result, fail},
     root,
 };
-use crate::clock;
+use crate::{clock, kernel};
 
 /// The state's text: the pid between its pieces.
 pub fn state(pieces: &[Vec<u8>], pid: i32) -> Vec<u8> {
@@ -57,9 +57,9 @@ fn one(hook: &Hook, state: &[u8]) -> Result<()> {
             command.env(OsStr::from_bytes(&variable[..at]), OsStr::from_bytes(&variable[at + 1..]));
         }
     }
-    let mut child = command.spawn().at(Step::Hook, path)?;
+    let mut child = kernel::signal::reset_in(&mut command).spawn().at(Step::Hook, path)?;
     if let Some(mut input) = child.stdin.take() {
-        // One that doesn't want to know has ended, or closed it; SIGPIPE is ignored by the shim, and by no hook.
+        // One that doesn't want to know has ended, or closed it; SIGPIPE is ignored by the shim.
         input.write_all(state).ok();
     }
     let within = Duration::from_secs(hook.timeout_seconds.into());
