@@ -1,20 +1,27 @@
 //! `bench`: Berth on a private berthd, and the peers that are found, measured by one client in turns.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::Value;
 
-use crate::{cargo, debian, demo, interrupt, oci, private::Private, process};
+use crate::{cargo, cni, debian, demo, interrupt, oci, private::Private, process};
 
 #[derive(Debug, Args)]
 pub struct Flags {
-    /// Only this one: start, bridge, stop, bridge-stop, exec, memory, lists or oci
+    /// Only this one: start, bridge, stop, bridge-stop, exec, memory, lists, cni or oci
     name: Option<String>,
     /// Where containerd, its shim and runc or crun are
     #[arg(long, value_name = "DIR")]
     peers: Option<PathBuf>,
+    /// Where CNI's bridge, host-local and loopback plugins are
+    #[arg(long, value_name = "DIR")]
+    cni_plugins: Option<PathBuf>,
     /// Write the figures here as well
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -25,6 +32,8 @@ pub struct Flags {
 
 /// What is asked of a daemon over CRI.
 const NAMES: &[&str] = &["start", "bridge", "stop", "bridge-stop", "exec", "memory", "lists"];
+/// In networks that plugins make.
+const CNI: &[&str] = &["cni", "cni-run", "cni-stop"];
 /// What needs none.
 const OCI: &str = "oci";
 
@@ -32,8 +41,8 @@ pub fn run(flags: &Flags) -> Result<()> {
     let names: Vec<&str> = match &flags.name {
         None => NAMES.to_vec(),
         Some(name) if NAMES.contains(&name.as_str()) => vec![name],
-        Some(name) if name == OCI => Vec::new(),
-        Some(name) => bail!("no benchmark {name:?}; there are {}, {OCI}", NAMES.join(", ")),
+        Some(name) if name == OCI || name == CNI[0] => Vec::new(),
+        Some(name) => bail!("no benchmark {name:?}; there are {}, {}, {OCI}", NAMES.join(", "), CNI[0]),
     };
     if !rustix::process::geteuid().is_root() {
         bail!("benchmarks start containers, which takes root");
@@ -46,7 +55,20 @@ pub fn run(flags: &Flags) -> Result<()> {
 
     let mut figures: Vec<Value> = Vec::new();
     if !names.is_empty() {
-        figures.extend(over_cri(flags, &names, &programs)?);
+        figures.extend(over_cri(flags, &names, &programs, None)?);
+    }
+    if flags.name.as_deref().is_none_or(|name| name == CNI[0]) {
+        match &flags.cni_plugins {
+            None => {
+                eprintln!("xtask: no networks of plugins to measure: --cni-plugins DIR names where they are")
+            }
+            Some(plugins) => {
+                let plugins =
+                    plugins.canonicalize().with_context(|| format!("find {}", plugins.display()))?;
+                cni::check(&plugins)?;
+                figures.extend(over_cri(flags, CNI, &programs, Some(&plugins))?);
+            }
+        }
     }
     if flags.name.as_deref().is_none_or(|name| name == OCI) {
         let place = oci::Place::new(&programs)?;
@@ -61,8 +83,13 @@ pub fn run(flags: &Flags) -> Result<()> {
 }
 
 /// Measures a private berthd, and the peers' daemons, by one client.
-fn over_cri(flags: &Flags, names: &[&str], programs: &cargo::Programs) -> Result<Vec<Value>> {
-    let private = Private::start(programs, "bench")?;
+fn over_cri(
+    flags: &Flags,
+    names: &[&str],
+    programs: &cargo::Programs,
+    plugins: Option<&Path>,
+) -> Result<Vec<Value>> {
+    let private = Private::start(programs, "bench", plugins)?;
     let archive = private.path("image.tar");
     demo::write_image(programs.path("fixture")?, &archive)?;
     let mut load = Command::new(private.path("bin/berth"));
@@ -77,7 +104,7 @@ fn over_cri(flags: &Flags, names: &[&str], programs: &cargo::Programs) -> Result
         private.address(),
         private.path("bin/berth-shim").display()
     ));
-    let peers = crate::peers::start(flags.peers.as_deref(), programs.path("fixture")?)?;
+    let peers = crate::peers::start(flags.peers.as_deref(), programs.path("fixture")?, plugins)?;
     for peer in &peers {
         client.arg("--runtime").arg(peer.runtime());
     }

@@ -28,7 +28,7 @@ pub fn run() -> Result<()> {
     interrupt::catch()?;
 
     let begun = Instant::now();
-    let private = Private::start(&programs, "demo")?;
+    let private = Private::start(&programs, "demo", None)?;
     step("start berthd", begun.elapsed());
     let shown = show(&private, &programs);
     if shown.is_err() {

@@ -13,6 +13,7 @@
 
 mod bench;
 mod cargo;
+mod cni;
 mod deb;
 mod debian;
 mod demo;

@@ -1,6 +1,6 @@
 //! Other runtimes to measure beside Berth: a private containerd with the runc or crun that is in a directory.
 //!
-//! Its pods are measured on the host's network, as Berth's are: CNI plugins are not what is compared.
+//! Its pods are on the host's network, as Berth's are, or in one of CNI's plugins, as Berth's are then.
 
 use std::{
     fs,
@@ -15,9 +15,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::{
-    demo, interrupt,
+    cni, demo, interrupt,
     leftovers::{self, Names},
-    process,
+    process, subnet,
 };
 
 const PAUSE_IMAGE: &str = "localhost/pause:demo";
@@ -34,7 +34,7 @@ pub struct Peer {
 }
 
 /// Starts one containerd for each OCI runtime that is there; says what is not.
-pub fn start(directory: Option<&Path>, fixture: &Path) -> Result<Vec<Peer>> {
+pub fn start(directory: Option<&Path>, fixture: &Path, plugins: Option<&Path>) -> Result<Vec<Peer>> {
     let Some(directory) = directory else {
         eprintln!("xtask: no peers to compare with: --peers DIR names where containerd, runc and crun are");
         return Ok(Vec::new());
@@ -49,7 +49,7 @@ pub fn start(directory: Option<&Path>, fixture: &Path) -> Result<Vec<Peer>> {
     let mut peers = Vec::new();
     for runtime in ["runc", "crun"] {
         match directory.join(runtime).is_file() {
-            true => peers.push(Peer::start(&directory, runtime, fixture)?),
+            true => peers.push(Peer::start(&directory, runtime, fixture, plugins)?),
             false => eprintln!("xtask: no {runtime} in {}: left out", directory.display()),
         }
     }
@@ -57,7 +57,7 @@ pub fn start(directory: Option<&Path>, fixture: &Path) -> Result<Vec<Peer>> {
 }
 
 impl Peer {
-    fn start(programs: &Path, runtime: &str, fixture: &Path) -> Result<Self> {
+    fn start(programs: &Path, runtime: &str, fixture: &Path, plugins: Option<&Path>) -> Result<Self> {
         let directory =
             tempfile::Builder::new().prefix("berth-peer-").tempdir().context("make a temporary directory")?;
         let place = directory.path().canonicalize().context("find the temporary directory")?;
@@ -67,7 +67,16 @@ impl Peer {
             let to = place.join("bin").join(name);
             fs::copy(programs.join(name), &to).with_context(|| format!("copy {name} to {}", to.display()))?;
         }
-        fs::write(place.join("config.toml"), configuration(&place, runtime))
+        let names = Names {
+            directory: place.clone(),
+            bridge: format!("brp{}{pid:x}", &runtime[..1]),
+            table: format!("berth_peer_{runtime}_{pid:x}"),
+            cgroup_parent: format!("/berth-peer-{runtime}-{pid:x}"),
+        };
+        if plugins.is_some() {
+            cni::write(&names, &subnet::free()?)?;
+        }
+        fs::write(place.join("config.toml"), configuration(&place, runtime, plugins))
             .context("write a configuration")?;
         let log = fs::File::create(place.join("log")).context("make a log")?;
         let path = format!("{}:{}", place.join("bin").display(), std::env::var("PATH").unwrap_or_default());
@@ -80,12 +89,6 @@ impl Peer {
             .stderr(log)
             .spawn()
             .context("start containerd")?;
-        let names = Names {
-            directory: place,
-            bridge: format!("brp{pid:x}"),
-            table: format!("berth_peer_{pid:x}"),
-            cgroup_parent: format!("/berth-peer-{runtime}-{pid:x}"),
-        };
         let mut peer = Self { name: format!("containerd+{runtime}"), names, daemon, _directory: directory };
         peer.import(fixture)?;
         Ok(peer)
@@ -138,10 +141,17 @@ impl Drop for Peer {
     }
 }
 
-fn configuration(place: &Path, runtime: &str) -> String {
+/// The score of a pod's own process is kept where this machine has no CAP_SYS_RESOURCE to lower it: runc would fail.
+fn configuration(place: &Path, runtime: &str, plugins: Option<&Path>) -> String {
     let path = |name: &str| PathBuf::from(place).join(name).display().to_string();
     let (root, state, socket) = (path("root"), path("state"), path("sock"));
     let binary = path(&format!("bin/{runtime}"));
+    let network = plugins.map_or(String::new(), |plugins| {
+        let (plugins, conf_dir) = (plugins.display().to_string(), path(cni::CONF_DIR));
+        format!(
+            "[plugins.\"io.containerd.grpc.v1.cri\".cni]\nbin_dir = {plugins:?}\nconf_dir = {conf_dir:?}\n"
+        )
+    });
     format!(
         r#"version = 2
 root = {root:?}
@@ -151,10 +161,11 @@ disabled_plugins = ["io.containerd.internal.v1.opt"]
 address = {socket:?}
 [plugins."io.containerd.grpc.v1.cri"]
 sandbox_image = "{PAUSE_IMAGE}"
+restrict_oom_score_adj = true
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
 runtime_type = "io.containerd.runc.v2"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
 BinaryName = {binary:?}
-"#
+{network}"#
     )
 }

@@ -21,7 +21,7 @@ use tempfile::TempDir;
 
 use crate::{
     cargo::Programs,
-    interrupt,
+    cni, interrupt,
     leftovers::{self, Names},
     subnet,
 };
@@ -40,8 +40,9 @@ pub struct Private {
 }
 
 impl Private {
-    /// Starts it and waits until it is ready. `purpose` names its directory and cgroups.
-    pub fn start(programs: &Programs, purpose: &str) -> Result<Self> {
+    /// Starts it and waits until it is ready. `purpose` names its directory and cgroups; its pods' networks are the
+    /// plugins' where there are some, else its own bridge's.
+    pub fn start(programs: &Programs, purpose: &str, plugins: Option<&Path>) -> Result<Self> {
         let prefix = format!("berth-{purpose}-");
         let directory =
             tempfile::Builder::new().prefix(&prefix).tempdir().context("make a temporary directory")?;
@@ -54,7 +55,7 @@ impl Private {
         };
         // From here on Drop cleans up.
         let mut private = Self { names, daemon: None, _directory: directory };
-        private.write(programs)?;
+        private.write(programs, plugins)?;
         private.spawn()?;
         Ok(private)
     }
@@ -81,7 +82,7 @@ impl Private {
         self.take_down()
     }
 
-    fn write(&self, programs: &Programs) -> Result<()> {
+    fn write(&self, programs: &Programs, plugins: Option<&Path>) -> Result<()> {
         let place = self.path("bin");
         fs::create_dir(&place).with_context(|| format!("make {}", place.display()))?;
         for name in ["berthd", "berth", "berth-shim"] {
@@ -89,19 +90,30 @@ impl Private {
             fs::copy(from, &to).with_context(|| format!("copy {} to {}", from.display(), to.display()))?;
         }
         let file = self.path("berthd.toml");
-        fs::write(&file, self.configuration()?).with_context(|| format!("write {}", file.display()))
+        fs::write(&file, self.configuration(plugins)?).with_context(|| format!("write {}", file.display()))
     }
 
-    fn configuration(&self) -> Result<String> {
+    fn configuration(&self, plugins: Option<&Path>) -> Result<String> {
         let Names { bridge, table, cgroup_parent, .. } = &self.names;
         let quoted = |path: &Path| serde_json::to_string(path).context("quote a path");
         let (root, state) = (quoted(&self.path("root"))?, quoted(&self.path("state"))?);
         // What the machine is configured for is not tried here.
-        let conf_dir = quoted(&self.path("net.d"))?;
         let subnet = subnet::free()?;
+        let network = match plugins {
+            None => format!("conf_dir = {}", quoted(&self.path(cni::CONF_DIR))?),
+            Some(plugins) => {
+                cni::write(&self.names, &subnet)?;
+                format!(
+                    "conf_dir = {}\nbin_dirs = [{}]\ncache_dir = {}",
+                    quoted(&self.path(cni::CONF_DIR))?,
+                    quoted(plugins)?,
+                    quoted(&self.path("cni"))?
+                )
+            }
+        };
         Ok(format!(
             "[daemon]\nroot = {root}\nstate = {state}\nlisten = {:?}\ncgroup_parent = {cgroup_parent:?}\n\n\
-             [network]\nconf_dir = {conf_dir}\n\n\
+             [network]\n{network}\n\n\
              [network.bridge]\nname = {bridge:?}\nsubnet = {subnet:?}\ntable = {table:?}\n",
             self.address()
         ))

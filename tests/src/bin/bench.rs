@@ -1,18 +1,20 @@
 //! The client of `cargo xtask bench`: measures runtimes in turns over CRI, prints JSON.
 //!
 //! `bench --image IMAGE --logs DIR --rounds N --runtime NAME=unix:///SOCKET=SHIM... [start] [bridge] [stop] [bridge-stop]
-//! [exec] [memory] [lists]`
+//! [cni] [cni-run] [cni-stop] [exec] [memory] [lists]`
 //!
 //! ```text
 //!   start    RunPodSandbox + CreateContainer + StartContainer, ms
 //!   bridge   the same on Berth's built-in bridge; peers have no network of their own
 //!   stop     StopPodSandbox + RemovePodSandbox of such a pod, ms; bridge-stop: the same on the bridge
+//!   cni      as start, in pods whose network plugins make; cni-run: RunPodSandbox of it alone; cni-stop: as stop
 //!   exec     ExecSync of `true`, ms
 //!   memory   private dirty memory of all shims of a pod with a chatty container, KiB
 //!   lists    lists and statuses while there are a thousand containers, ms; of Berth only
 //! ```
 //! Rounds go over all runtimes before the next begins: what else the machine does hits all of them alike.
-//! But for the bridge's all pods are on the host's network, so that no runtime's network plugins are measured.
+//! But for the bridge's and those of cni all pods are on the host's network, so that no runtime's network plugins are
+//! measured.
 
 use std::{
     fs,
@@ -62,6 +64,8 @@ struct Started {
     pod: String,
     container: String,
     took_ms: f64,
+    /// RunPodSandbox alone.
+    run_ms: f64,
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -91,9 +95,8 @@ fn asked(mut words: impl Iterator<Item = String>) -> Result<Asked> {
             "--logs" => asked.logs = value()?.into(),
             "--rounds" => asked.rounds = value()?.parse().map_err(|error| format!("--rounds: {error}"))?,
             "--runtime" => asked.runtimes.push(runtime(&value()?)?),
-            "start" | "bridge" | "stop" | "bridge-stop" | "exec" | "memory" | "lists" => {
-                asked.names.push(word)
-            }
+            "start" | "bridge" | "stop" | "bridge-stop" | "cni" | "cni-run" | "cni-stop" | "exec"
+            | "memory" | "lists" => asked.names.push(word),
             _ => return Err(format!("no such word: {word}")),
         }
     }
@@ -184,13 +187,15 @@ impl Runtime {
             "memory" => &["/bin/spam", "0", "1000", "100"],
             _ => &["/bin/sleep", "1000"],
         };
-        let network = if is_on_bridge(name) { NamespaceMode::Pod } else { NamespaceMode::Node };
+        let own = is_on_bridge(name) || name.starts_with("cni");
+        let network = if own { NamespaceMode::Pod } else { NamespaceMode::Node };
         let started = start(kubelet, pod_name, image, (command, network), logs).await?;
         if name.ends_with("stop") {
             return timed(kubelet.remove_pod(&started.pod)).await.map(|((), took_ms)| vec![took_ms]);
         }
         let sample = match name {
-            "start" | "bridge" => Ok(vec![started.took_ms]),
+            "start" | "bridge" | "cni" => Ok(vec![started.took_ms]),
+            "cni-run" => Ok(vec![started.run_ms]),
             "exec" => execute(kubelet, &started.container).await,
             _ => {
                 tokio::time::sleep(CHATTY).await;
@@ -216,13 +221,14 @@ async fn start(
     let config = pod(name, logs, network);
     let mut pod_id = None;
     let work = async {
-        let pod = pod_id.insert(kubelet.run_pod(&config).await?).clone();
+        let (pod, run_ms) = timed(kubelet.run_pod(&config)).await?;
+        let pod = pod_id.insert(pod).clone();
         let id = kubelet.create(&pod, container(name, image, command), &config).await?;
         kubelet.start(&id).await?;
-        Ok((pod, id))
+        Ok((pod, id, run_ms))
     };
     match timed(work).await {
-        Ok(((pod, container), took_ms)) => Ok(Started { pod, container, took_ms }),
+        Ok(((pod, container, run_ms), took_ms)) => Ok(Started { pod, container, took_ms, run_ms }),
         Err(error) => {
             if let Some(pod) = pod_id {
                 // What failed first is what is told.
