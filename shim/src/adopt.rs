@@ -52,7 +52,8 @@ const FDS: usize = 6;
 type Reserve = Vec<(Held, OwnedFd)>;
 
 /// Takes over. After a failure the container is as it was.
-pub fn adopt() -> Result<(Supervisor, Ready), Failure> {
+#[inline(never)]
+pub fn adopt() -> Result<(Box<Supervisor>, Ready), Failure> {
     let mut reserve = receive()?;
     let plan = crate::read_plan::<ContainerPlan>()?;
     if let Some(lacking) = crate::lacking(plan.version, &plan.needs, &needs::container(&plan)) {
@@ -88,6 +89,7 @@ pub fn adopt() -> Result<(Supervisor, Ready), Failure> {
     let litter = end_execs(&group);
     let status = live.status.clone().unwrap_or_default();
     let mut supervisor = Supervisor::adopted(plan, listener, streams, &live, litter)
+        .map(Box::new)
         .map_err(|errno| crate::failed(Step::Plan, "plan", errno.into()))?;
     match found {
         Found::Stage(stage) => {

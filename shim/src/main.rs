@@ -68,6 +68,7 @@ fn main() -> ExitCode {
     }
 }
 
+#[inline(never)]
 fn sandbox() -> ExitCode {
     kernel::exec::setsid();
     let outcome = match read_plan::<SandboxPlan>() {
@@ -84,6 +85,7 @@ fn sandbox() -> ExitCode {
 }
 
 /// Keeps a cgroup in being, which without a process would go, until whoever started us lets our standard input go.
+#[inline(never)]
 fn keep() -> ExitCode {
     match std::io::copy(&mut std::io::stdin(), &mut std::io::sink()) {
         Ok(_) => ExitCode::SUCCESS,
@@ -92,6 +94,7 @@ fn keep() -> ExitCode {
 }
 
 /// Connects in a pod's network for berthd, and ends.
+#[inline(never)]
 fn dial() -> ExitCode {
     let mut arguments = std::env::args().skip(2);
     let (netns, port) = (arguments.next(), arguments.next().and_then(|port| port.parse().ok()));
@@ -108,27 +111,32 @@ fn dial() -> ExitCode {
     }
 }
 
-/// Brings the container to CREATED, says so, and stays with it until its end.
+/// Brings the container to CREATED, says so, and stays with it until its end. Of the frames above [`stay`]'s each page is
+/// held as long: what needs much room only at a launch has frames of its own, and so have the other modes.
+#[inline(never)]
 fn container() -> ExitCode {
     settle();
-    let plan = match read_plan::<ContainerPlan>() {
-        Ok(plan) => plan,
-        Err(failure) => return report(Outcome::Failure(failure)),
-    };
-    if let Some(unsupported) = lacking(plan.version, &plan.needs, &needs::container(&plan)) {
-        return report(Outcome::Unsupported(unsupported));
-    }
-    match born(plan) {
+    match launched() {
         Ok((supervisor, ready)) => stay(supervisor, ready),
-        Err(failure) => {
-            // The failure is the story; a socket that stays is bound over.
-            std::fs::remove_file(berth_launch::SOCKET).ok();
-            report(Outcome::Failure(failure))
-        }
+        Err(outcome) => report(outcome),
     }
 }
 
+#[inline(never)]
+fn launched() -> Result<(Box<supervise::Supervisor>, Ready), Outcome> {
+    let plan = read_plan::<ContainerPlan>().map_err(Outcome::Failure)?;
+    if let Some(unsupported) = lacking(plan.version, &plan.needs, &needs::container(&plan)) {
+        return Err(Outcome::Unsupported(unsupported));
+    }
+    born(plan).map_err(|failure| {
+        // The failure is the story; a socket that stays is bound over.
+        std::fs::remove_file(berth_launch::SOCKET).ok();
+        Outcome::Failure(failure)
+    })
+}
+
 /// Takes a container over whose shim was killed, and stays with it until its end.
+#[inline(never)]
 fn adopt() -> ExitCode {
     settle();
     match adopt::adopt() {
@@ -147,7 +155,7 @@ fn settle() {
 }
 
 /// Says that all is well, and lives until the container's end.
-fn stay(supervisor: supervise::Supervisor, ready: Ready) -> ExitCode {
+fn stay(supervisor: Box<supervise::Supervisor>, ready: Ready) -> ExitCode {
     let reported = report(Outcome::Ready(ready));
     let let_go = launch::null().and_then(|null| {
         // Standard input stays: a restart reads the plan from it again.
@@ -161,7 +169,7 @@ fn stay(supervisor: supervise::Supervisor, ready: Ready) -> ExitCode {
     reported
 }
 
-fn born(plan: ContainerPlan) -> Result<(supervise::Supervisor, Ready), Failure> {
+fn born(plan: ContainerPlan) -> Result<(Box<supervise::Supervisor>, Ready), Failure> {
     std::env::set_current_dir(&plan.dir).map_err(|error| failed(Step::Socket, &plan.dir, error))?;
     let listener = server::bind_here().map_err(|error| failed(Step::Socket, berth_launch::SOCKET, error))?;
     fault::point("shim.bound");
@@ -182,7 +190,7 @@ fn born(plan: ContainerPlan) -> Result<(supervise::Supervisor, Ready), Failure> 
     };
     let supervisor = supervise::Supervisor::new(plan, listener, streams, created)
         .map_err(|errno| failed(Step::Stdio, "pipe", errno.into()))?;
-    Ok((supervisor, ready))
+    Ok((Box::new(supervisor), ready))
 }
 
 /// The OOM killer takes the container before the one who tells of it; where lowering is denied, as low as we are.

@@ -31,6 +31,7 @@ use crate::{
 };
 
 /// `berth-shim oneshot PLAN ANSWER`.
+#[inline(never)]
 pub fn create() -> ExitCode {
     answer(|plan: ContainerPlan| match lacking(plan.version, &plan.needs, &needs::container(&plan)) {
         Some(unsupported) => Outcome::Unsupported(unsupported),
@@ -39,6 +40,7 @@ pub fn create() -> ExitCode {
 }
 
 /// `berth-shim oneshot-exec PLAN ANSWER`.
+#[inline(never)]
 pub fn exec() -> ExitCode {
     answer(|plan: OutsideExec| match lacking(plan.version, &plan.needs, &of_exec(&plan)) {
         Some(unsupported) => Outcome::Unsupported(unsupported),
@@ -47,6 +49,7 @@ pub fn exec() -> ExitCode {
 }
 
 /// `berth-shim signal PIDFD NUMBER`, for the numbers that `berth oci` can't send itself.
+#[inline(never)]
 pub fn signal() -> ExitCode {
     let mut numbers = std::env::args().skip(2).map(|word| word.parse::<i32>().ok());
     let process = numbers.next().flatten().and_then(|number| kernel::exec::inherited(number).ok());
@@ -66,6 +69,7 @@ pub fn signal() -> ExitCode {
 }
 
 /// `berth-shim devices PROGRAM GROUP`: other device rules for a container that runs.
+#[inline(never)]
 pub fn devices() -> ExitCode {
     let mut words = std::env::args().skip(2);
     let program = words.next().and_then(|word| word.parse::<i32>().ok()).map(kernel::exec::inherited);

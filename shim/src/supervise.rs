@@ -160,7 +160,7 @@ impl Supervisor {
     }
 
     /// Lives until the container has ended for good and all is told.
-    pub fn run(mut self) {
+    pub fn run(mut self: Box<Self>) {
         self.record_live();
         loop {
             let ready = self.wait();
