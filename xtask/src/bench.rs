@@ -14,8 +14,8 @@ use crate::{cargo, cni, debian, demo, interrupt, oci, private::Private, process}
 
 #[derive(Debug, Args)]
 pub struct Flags {
-    /// Only this one: start, bridge, stop, bridge-stop, exec, memory, lists, cni or oci
-    name: Option<String>,
+    /// Only these, in turns: start, bridge, stop, bridge-stop, exec, memory, lists, cni or oci
+    names: Vec<String>,
     /// Where containerd, its shim and runc or crun are
     #[arg(long, value_name = "DIR")]
     peers: Option<PathBuf>,
@@ -38,12 +38,12 @@ const CNI: &[&str] = &["cni", "cni-run", "cni-stop"];
 const OCI: &str = "oci";
 
 pub fn run(flags: &Flags) -> Result<()> {
-    let names: Vec<&str> = match &flags.name {
-        None => NAMES.to_vec(),
-        Some(name) if NAMES.contains(&name.as_str()) => vec![name],
-        Some(name) if name == OCI || name == CNI[0] => Vec::new(),
-        Some(name) => bail!("no benchmark {name:?}; there are {}, {}, {OCI}", NAMES.join(", "), CNI[0]),
-    };
+    let all = || NAMES.iter().copied().chain([CNI[0], OCI]);
+    if let Some(name) = flags.names.iter().find(|name| !all().any(|known| known == *name)) {
+        bail!("no benchmark {name:?}; there are {}", all().collect::<Vec<_>>().join(", "));
+    }
+    let asked = |name: &str| flags.names.is_empty() || flags.names.iter().any(|asked| asked == name);
+    let names: Vec<&str> = NAMES.iter().copied().filter(|name| asked(name)).collect();
     if !rustix::process::geteuid().is_root() {
         bail!("benchmarks start containers, which takes root");
     }
@@ -57,7 +57,7 @@ pub fn run(flags: &Flags) -> Result<()> {
     if !names.is_empty() {
         figures.extend(over_cri(flags, &names, &programs, None)?);
     }
-    if flags.name.as_deref().is_none_or(|name| name == CNI[0]) {
+    if asked(CNI[0]) {
         match &flags.cni_plugins {
             None => {
                 eprintln!("xtask: no networks of plugins to measure: --cni-plugins DIR names where they are")
@@ -70,7 +70,7 @@ pub fn run(flags: &Flags) -> Result<()> {
             }
         }
     }
-    if flags.name.as_deref().is_none_or(|name| name == OCI) {
+    if asked(OCI) {
         let place = oci::Place::new(&programs)?;
         figures.extend(oci::measure(&place, flags.peers.as_deref(), flags.rounds)?);
     }

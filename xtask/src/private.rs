@@ -98,7 +98,7 @@ impl Private {
         let quoted = |path: &Path| serde_json::to_string(path).context("quote a path");
         let (root, state) = (quoted(&self.path("root"))?, quoted(&self.path("state"))?);
         // What the machine is configured for is not tried here.
-        let subnet = subnet::free()?;
+        let (subnet, subnet6) = (subnet::free()?, subnet::free6()?);
         let network = match plugins {
             None => format!("conf_dir = {}", quoted(&self.path(cni::CONF_DIR))?),
             Some(plugins) => {
@@ -114,7 +114,7 @@ impl Private {
         Ok(format!(
             "[daemon]\nroot = {root}\nstate = {state}\nlisten = {:?}\ncgroup_parent = {cgroup_parent:?}\n\n\
              [network]\n{network}\n\n\
-             [network.bridge]\nname = {bridge:?}\nsubnet = {subnet:?}\ntable = {table:?}\n",
+             [network.bridge]\nname = {bridge:?}\nsubnet = {subnet:?}\nsubnet6 = {subnet6:?}\ntable = {table:?}\n",
             self.address()
         ))
     }

@@ -1,6 +1,6 @@
-//! A subnet for a private bridge: 10.200.x.0/24 to 10.250.x.0/24, one that no route of this host uses.
+//! Subnets for a private bridge that no route of this host uses: 10.200.x.0/24 to 10.250.x.0/24, and a /64 of fd0b:e47::/32.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, Result};
 
@@ -14,6 +14,26 @@ pub fn free() -> Result<String> {
     let mut seed = [0u8; 2];
     rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty()).context("get random bytes")?;
     pick(u16::from_ne_bytes(seed), &routes(&table)).context("no subnet of 10.200.0.0 to 10.250.255.0 is free")
+}
+
+/// The same of IPv6; beside a berthd with its defaults, theirs are taken.
+pub fn free6() -> Result<String> {
+    let table = std::fs::read_to_string("/proc/net/ipv6_route").context("read /proc/net/ipv6_route")?;
+    let mut seed = [0u8; 2];
+    rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty()).context("get random bytes")?;
+    Ok(pick6(u16::from_ne_bytes(seed), &table))
+}
+
+/// Reads /proc/net/ipv6_route: destinations are 32 hex digits at the beginning of each line.
+fn pick6(seed: u16, table: &str) -> String {
+    let free = |network: &Ipv6Addr| {
+        let prefix: String = network.octets()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+        !table.lines().any(|line| line.starts_with(&prefix))
+    };
+    let nth = |step: u16| Ipv6Addr::from([0xfd0b, 0xe47, seed.wrapping_add(step), 0, 0, 0, 0, 0]);
+    // A table that has all of them is told of by berthd.
+    let network = (0..=u16::MAX).map(nth).find(free).unwrap_or_else(|| nth(0));
+    format!("{network}/64")
 }
 
 /// A route's destination and mask, in host order.
@@ -49,6 +69,13 @@ fn pick(seed: u16, routes: &[Route]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_subnet_that_a_route_has_is_passed_over() {
+        let table = "fd0b0e47008800000000000000000000 40 00000000000000000000000000000000 00 x 00000100 00000001 zct0\n";
+        assert_eq!(pick6(0x88, table), "fd0b:e47:89::/64");
+        assert_eq!(pick6(0x90, table), "fd0b:e47:90::/64");
+    }
 
     fn route(text: &str) -> Route {
         let (network, bits) = text.split_once('/').unwrap();

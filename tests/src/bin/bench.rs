@@ -12,7 +12,7 @@
 //!   memory   private dirty memory of all shims of a pod with a chatty container, KiB
 //!   lists    lists and statuses while there are a thousand containers, ms; of Berth only
 //! ```
-//! Rounds go over all runtimes before the next begins: what else the machine does hits all of them alike.
+//! Rounds go over all times and all runtimes before the next begins: what else the machine does hits all of them alike.
 //! But for the bridge's and those of cni all pods are on the host's network, so that no runtime's network plugins are
 //! measured.
 
@@ -116,34 +116,55 @@ async fn measure(mut asked: Asked) -> Result<Value> {
         runtime.kubelet = Some(Kubelet::connect(&runtime.address).await?);
     }
     let mut figures = Vec::new();
-    for name in &asked.names {
+    let (alone, timed): (Vec<&str>, Vec<&str>) =
+        asked.names.iter().map(String::as_str).partition(|name| ["memory", "lists"].contains(name));
+    let mut samples = vec![vec![Vec::new(); asked.runtimes.len()]; timed.len()];
+    for round in 0..asked.rounds + WARM_UP {
+        for (name, samples) in timed.iter().zip(&mut samples) {
+            let taken = take(&mut asked.runtimes, name, round, &asked.image, &asked.logs).await?;
+            if round >= WARM_UP {
+                samples.iter_mut().zip(taken).for_each(|(samples, taken)| samples.extend(taken));
+            }
+        }
+    }
+    for (name, samples) in timed.iter().zip(samples) {
+        let named = asked.runtimes.iter().zip(samples);
+        let measured = named.filter(|(_, samples)| !samples.is_empty());
+        figures.extend(measured.map(|(runtime, samples)| figure(name, &runtime.name, "ms", samples)));
+    }
+    for name in alone {
         if name == "lists" {
             figures
                 .extend(measure_lists(&mut asked.runtimes, &asked.image, &asked.logs, asked.rounds).await?);
             continue;
         }
-        let mut samples: Vec<Vec<f64>> = vec![Vec::new(); asked.runtimes.len()];
-        let rounds = if name == "memory" { 1 } else { asked.rounds + WARM_UP };
-        for round in 0..rounds {
-            for (place, runtime) in asked.runtimes.iter_mut().enumerate() {
-                if is_on_bridge(name) && runtime.name != "berth" {
-                    continue;
-                }
-                let pod = format!("{name}-{round}");
-                let logs = asked.logs.join(&runtime.name).join(&pod);
-                let sample = runtime.sample(name, &pod, &asked.image, &logs).await;
-                let sample = sample.map_err(|error| format!("{} of {}: {error}", name, runtime.name))?;
-                if name == "memory" || round >= WARM_UP {
-                    samples[place].extend(sample);
-                }
-            }
-        }
-        let unit = if name == "memory" { "KiB" } else { "ms" };
-        let named = asked.runtimes.iter().zip(samples);
-        let measured = named.filter(|(_, samples)| !samples.is_empty());
-        figures.extend(measured.map(|(runtime, samples)| figure(name, &runtime.name, unit, samples)));
+        let taken = take(&mut asked.runtimes, name, 0, &asked.image, &asked.logs).await?;
+        let named = asked.runtimes.iter().zip(taken);
+        figures.extend(named.map(|(runtime, taken)| figure(name, &runtime.name, "KiB", taken)));
     }
     Ok(Value::Array(figures))
+}
+
+/// One round of all runtimes; none of a peer for what only Berth has.
+async fn take(
+    runtimes: &mut [Runtime],
+    name: &str,
+    round: u32,
+    image: &str,
+    logs: &Path,
+) -> Result<Vec<Vec<f64>>> {
+    let mut taken = Vec::new();
+    for runtime in runtimes {
+        if is_on_bridge(name) && runtime.name != "berth" {
+            taken.push(Vec::new());
+            continue;
+        }
+        let pod = format!("{name}-{round}");
+        let logs = logs.join(&runtime.name).join(&pod);
+        let sample = runtime.sample(name, &pod, image, &logs).await;
+        taken.push(sample.map_err(|error| format!("{} of {}: {error}", name, runtime.name))?);
+    }
+    Ok(taken)
 }
 
 /// Of Berth's alone: a peer would be waited for longer than its figures are worth.
