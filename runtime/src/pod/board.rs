@@ -102,6 +102,11 @@ impl Board {
         self.read().pods.get(pod).cloned()
     }
 
+    /// How many there are.
+    pub fn containers(&self) -> usize {
+        self.read().homes.len()
+    }
+
     pub fn home(&self, container: &ContainerId) -> Option<PodId> {
         self.read().homes.get(container).cloned()
     }

@@ -89,7 +89,8 @@ impl Pods {
             return Ok(left);
         }
         let still = self.found().await?;
-        Ok(left.into_iter().filter(|orphan| still.contains(orphan)).collect())
+        let left = left.into_iter().filter(|orphan| still.contains(orphan)).collect();
+        orphans::looked_into(&node.rooms, left).await
     }
 
     async fn found(&self) -> Result<Vec<Orphan>> {

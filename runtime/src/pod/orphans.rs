@@ -13,7 +13,6 @@ use std::{
 
 use berth_launch::v1 as launch;
 use prost::Message;
-use rustix::mount::{UnmountFlags, unmount};
 use tracing::{info, warn};
 
 use super::{
@@ -74,7 +73,8 @@ impl Orphan {
     }
 }
 
-/// Looks for what the state, the cgroups, the network and the image store hold in some id's name.
+/// Looks for what the state, the cgroups, the network and the image store hold in some id's name. Whether something runs
+/// in a cgroup is not asked yet: most have a record.
 pub async fn candidates(rooms: &Rooms, places: &Places) -> Result<Vec<Orphan>> {
     let mut found: Vec<Orphan> = rooms.network.attached().into_iter().map(Orphan::Network).collect();
     let (here, there) = (rooms.clone(), places.clone());
@@ -92,7 +92,7 @@ pub fn unowned(candidates: Vec<Orphan>, known: &HashSet<String>) -> Vec<Orphan> 
     };
     let mut left: Vec<Orphan> = candidates.into_iter().filter(|orphan| !is_known(orphan)).collect();
     // Plugins undo their part in the namespace that is pinned there: it goes with the network.
-    let networks: Vec<String> = left
+    let networks: HashSet<String> = left
         .iter()
         .filter_map(|orphan| match orphan {
             Orphan::Network(pod) => Some(pod.to_string()),
@@ -101,6 +101,19 @@ pub fn unowned(candidates: Vec<Orphan>, known: &HashSet<String>) -> Vec<Orphan> 
         .collect();
     left.retain(|orphan| !matches!(orphan, Orphan::Remains { id, .. } if networks.contains(id)));
     left
+}
+
+/// The same, but cgroups in which something runs are told from the others.
+pub async fn looked_into(rooms: &Rooms, orphans: Vec<Orphan>) -> Result<Vec<Orphan>> {
+    if orphans.is_empty() {
+        return Ok(orphans);
+    }
+    let cgroups = rooms.cgroups.clone();
+    let look = move |orphan| match orphan {
+        Orphan::Group { id, path } if !cgroups.group(&path).is_empty() => Orphan::Populated { id, path },
+        other => other,
+    };
+    blocking("look into cgroups", move || Ok(orphans.into_iter().map(look).collect())).await
 }
 
 /// The ids that have a record's directory, readable or not. Blocks.
@@ -138,12 +151,8 @@ fn held(rooms: &Rooms, places: &Places) -> Vec<Orphan> {
         let remains = names(&top).into_iter().filter(ours);
         found.extend(remains.map(|id| Orphan::Remains { kind, directory: top.join(&id), id }));
     }
-    for (id, path) in groups(rooms).into_iter().filter(|(id, _)| ours(id)) {
-        found.push(match rooms.cgroups.group(&path).is_empty() {
-            true => Orphan::Group { id, path },
-            false => Orphan::Populated { id, path },
-        });
-    }
+    let groups = groups(rooms).into_iter().filter(|(id, _)| ours(id));
+    found.extend(groups.map(|(id, path)| Orphan::Group { id, path }));
     found.extend(rooms.images.holders().into_iter().map(Orphan::Hold));
     found.extend(rooms.network.stray_links().into_iter().map(|link| Orphan::Stray(Stray::Link(link))));
     found
@@ -233,11 +242,7 @@ fn remove_remains(rooms: &Rooms, id: &str, directory: &Path) -> Result<()> {
         let gone = group.kill().and_then(|()| group.remove()).and_then(|()| systemd::end(&group));
         cleared = cleared.and(gone);
     }
-    cleared
-        .and(place::unpin(directory))
-        .and(place::unmount_all(directory))
-        .and(unmount_below(directory))
-        .and_then(|()| place::remove(directory))
+    cleared.and(place::unmount_below(directory)).and_then(|()| place::remove(directory))
 }
 
 fn names_it(path: &Path, id: &str) -> bool {
@@ -255,20 +260,6 @@ fn planned_group(directory: &Path, id: &str) -> Option<cgroup::Group> {
     let is_its = |path: &PathBuf| path.is_absolute() && names_it(path, id);
     let v2 = Some(PathBuf::from(group.v2)).filter(is_its);
     Some(cgroup::Group { v2, v1: group.v1.into_iter().map(PathBuf::from).filter(is_its).collect() })
-}
-
-/// Whatever else is mounted in it, the last first.
-fn unmount_below(directory: &Path) -> Result<()> {
-    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let targets = table.lines().filter_map(|line| line.split(' ').nth(4)).map(Path::new);
-    let below: Vec<&Path> = targets.filter(|target| target.starts_with(directory)).collect();
-    for target in below.into_iter().rev() {
-        match unmount(target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
-            Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => {}
-            Err(errno) => return Err(Error::io("unmount", target.display().to_string(), errno)),
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

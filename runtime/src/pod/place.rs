@@ -6,8 +6,10 @@
 //! ```
 
 use std::{
+    ffi::OsString,
     fs, io,
     net::IpAddr,
+    os::unix::ffi::OsStringExt,
     path::{Path, PathBuf},
 };
 
@@ -99,6 +101,40 @@ pub fn unmount_all(container_dir: &Path) -> Result<()> {
     unmount_each(volumes.chain(states).chain([container_dir.join("rootfs")]))
 }
 
+/// Lets go of whatever is mounted in a directory of which nothing is known, the last first. It reads the table of all
+/// mounts: for what is known the others are quicker.
+pub fn unmount_below(directory: &Path) -> Result<()> {
+    let table =
+        fs::read("/proc/self/mountinfo").map_err(|error| Error::io("read", "/proc/self/mountinfo", error))?;
+    unmount_each(mounted_below(&table, directory).into_iter().rev())
+}
+
+/// In the order of their mounting. `proc_pid_mountinfo(5)`.
+fn mounted_below(table: &[u8], directory: &Path) -> Vec<PathBuf> {
+    let targets =
+        table.split(|byte| *byte == b'\n').filter_map(|line| line.split(|byte| *byte == b' ').nth(4));
+    targets.map(unescaped).filter(|target| target.starts_with(directory)).collect()
+}
+
+/// White space and backslashes are written there as three octal digits.
+fn unescaped(mut text: &[u8]) -> PathBuf {
+    let mut path = Vec::new();
+    while let Some((first, rest)) = text.split_first() {
+        let digits = rest.get(..3).filter(|_| *first == b'\\').and_then(|digits| str::from_utf8(digits).ok());
+        match digits.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) => {
+                path.push(byte);
+                text = &rest[3..];
+            }
+            None => {
+                path.push(*first);
+                text = rest;
+            }
+        }
+    }
+    OsString::from_vec(path).into()
+}
+
 /// Writes the files that containers of the pod see under /etc.
 pub fn write_files(
     pod_dir: &Path,
@@ -169,6 +205,19 @@ fn hosts(hostname: &str, ips: &[IpAddr]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_mounted_in_a_directory_is_found_whatever_its_name() {
+        let table =
+            b"1 0 0:1 / / rw - ext4 a rw\n2 1 0:2 / /s/a\\040b rw - tmpfs t rw\n3 1 0:3 / /s/a rw - x y rw\n\
+            4 2 0:4 net:[4] /s/a\\040b/ns/\\134 rw shared:1 - nsfs nsfs rw\n";
+        assert_eq!(
+            mounted_below(table, Path::new("/s/a b")),
+            [Path::new("/s/a b"), Path::new("/s/a b/ns/\\")]
+        );
+        assert_eq!(mounted_below(table, Path::new("/s/a")), [Path::new("/s/a")]);
+        assert_eq!(mounted_below(table, Path::new("/q")), [] as [&Path; 0]);
+    }
 
     #[test]
     fn a_pods_files_say_what_it_asked_for() {

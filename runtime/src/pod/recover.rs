@@ -1,11 +1,21 @@
 //! After a start: records on disk and shims that answer become the same pods as before. What was begun and not ended is
 //! taken back; what nobody owns is swept, with a line that says what and why; what can't be read is kept.
 
-use std::{collections::HashSet, fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use berth_launch::v1 as launch;
-use futures_util::{StreamExt, stream};
-use tokio::sync::mpsc;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    task::JoinSet,
+};
 use tracing::{info, warn};
 
 use super::{
@@ -24,52 +34,67 @@ use super::{
     takeover::{self, Takeovers},
 };
 use crate::{
-    Kind, Result,
+    Error, Kind, Result,
     id::{ContainerId, PodId},
     launcher::{self, Reserve},
 };
 
-/// Pods that are looked at beside each other: one whose shim is silent, or has to be replaced, holds up no other.
-const AT_ONCE: usize = 64;
+/// Pods that are looked at beside each other, and containers of one: whose shim is silent holds up no other. When the disk
+/// of all logs hangs, all are.
+const AT_ONCE: usize = 1024;
+/// Containers without a shim that answers that are looked into beside each other: each takes a thread, or a new shim.
+const LOST_AT_ONCE: usize = 64;
 /// So long a start waits for its sweep: the test that leaves 10,000 took 17 s in all while starts waited for the end.
 const SWEEPING: Duration = Duration::from_secs(1);
+/// And so long for what was begun and not ended, since a retry may want its ports, addresses and names.
+const TAKING_BACK: Duration = Duration::from_secs(2);
 
 pub async fn recover(rooms: Rooms) -> Result<Pods> {
+    let begun = Instant::now();
     let places = Places::new(&rooms.config);
-    let found = {
+    let mut found = {
         let places = places.clone();
         blocking("read records", move || read(&places)).await?
     };
-    sweep(&rooms, &places, &found).await?;
+    let mut sweeping = sweep(&rooms, &places, &mut found).await?;
     let board = Arc::new(Board::new());
     let mut tasks = Tasks::default();
-    let boot_id = clock::boot_id();
-    let (pods, mut containers, unreadable) = (found.pods, found.containers, found.unreadable);
-    let own = |pod: &PodRecord, containers: &mut Vec<_>| {
-        containers
-            .extract_if(.., |(_, container): &mut (_, ContainerRecord)| container.pod == pod.id)
-            .collect()
-    };
+    let (pods, mut containers, unreadable) = (found.pods, by_pod(found.containers), found.unreadable);
     let found: Vec<_> = pods
         .into_iter()
         .map(|(id, record)| {
-            let containers = own(&record, &mut containers);
+            let containers = containers.remove(&record.id).unwrap_or_default();
             Remains { id, record, containers }
         })
         .collect();
-    let revived = stream::iter(found).map(|remains| revive(&rooms, &places, &board, remains, &boot_id));
+    let start = Start {
+        rooms: rooms.clone(),
+        places: places.clone(),
+        board: Arc::clone(&board),
+        boot_id: clock::boot_id().into(),
+        lost: Arc::new(Semaphore::new(LOST_AT_ONCE)),
+    };
+    let revived = stream::iter(found).map(|remains| tokio::spawn(revive(start.clone(), remains)));
     let mut revived = revived.buffer_unordered(AT_ONCE);
-    while let Some(pod) = revived.next().await {
-        let Some(Revived { id, name, commands }) = pod? else { continue };
+    let mut taking_back = JoinSet::new();
+    while let Some(outcome) = revived.next().await {
+        let Revived { pod, begun } =
+            outcome.map_err(|error| Error::new(Kind::Internal, "find pod", "again").because(error))??;
+        begun
+            .into_iter()
+            .for_each(|begun| drop(taking_back.spawn(begun.take_back(rooms.clone(), places.clone()))));
+        let Some(There { id, name, commands }) = pod else { continue };
         tasks.by_id.insert(id.clone(), commands);
         if let Some(name) = name {
             tasks.by_name.insert(name, id);
         }
     }
     drop(revived);
-    for (id, record) in &containers {
-        info!(container = %id, "a container whose pod is gone is taken back");
-        take_back(&rooms, &places, id, record).await;
+    for containers in containers.into_values() {
+        for (id, _) in &containers {
+            info!(container = %id, "a container whose pod is gone is taken back");
+        }
+        taking_back.spawn(Begun { containers, pod: None }.take_back(rooms.clone(), places.clone()));
     }
     let (there, kept) = (places.clone(), Arc::clone(&board));
     let logs = blocking("look for logs", move || {
@@ -79,10 +104,16 @@ pub async fn recover(rooms: Rooms) -> Result<Pods> {
         let logs = orphans::logs(&there).into_iter();
         Ok(logs.filter(|orphan| !orphan.id().is_some_and(known)).collect())
     });
-    orphans::mend_all(&rooms, &places, logs.await?).await;
+    let logs = logs.await?;
+    let (here, there) = (rooms.clone(), places.clone());
+    sweeping.spawn(async move { orphans::mend_all(&here, &there, logs).await });
     let living = board.list();
     let living = living.iter().filter(|pod| pod.state == super::PodState::Ready).map(|pod| pod.id.clone());
     rooms.network.look_after(living.collect());
+    let (pods, containers) = (tasks.by_id.len(), board.containers());
+    info!(pods, containers, elapsed_ms = begun.elapsed().as_millis() as u64, "what runs is found again");
+    wait_for(taking_back, begun + TAKING_BACK).await;
+    wait_for(sweeping, begun + SWEEPING).await;
     Ok(Pods(Arc::new(Node { rooms, places, board, tasks: Arc::new(tasks.into()) })))
 }
 
@@ -93,39 +124,75 @@ struct Remains {
     containers: Vec<(ContainerId, ContainerRecord)>,
 }
 
-/// A pod whose task runs.
+fn by_pod(
+    containers: Vec<(ContainerId, ContainerRecord)>,
+) -> HashMap<String, Vec<(ContainerId, ContainerRecord)>> {
+    let mut sorted: HashMap<_, Vec<_>> = HashMap::new();
+    for (id, record) in containers {
+        sorted.entry(record.pod.clone()).or_default().push((id, record));
+    }
+    sorted
+}
+
+/// What every pod is found again with.
+#[derive(Clone)]
+struct Start {
+    rooms: Rooms,
+    places: Places,
+    board: Arc<Board>,
+    boot_id: Arc<str>,
+    lost: Arc<Semaphore>,
+}
+
+/// What the records of a pod have come to.
 struct Revived {
+    pod: Option<There>,
+    begun: Option<Begun>,
+}
+
+/// A pod whose task runs.
+struct There {
     id: PodId,
     name: Option<Name>,
     commands: mpsc::Sender<Command>,
 }
 
+/// What was begun and not ended when berthd ended.
+struct Begun {
+    containers: Vec<(ContainerId, ContainerRecord)>,
+    pod: Option<(PodId, PodRecord)>,
+}
+
+impl Begun {
+    async fn take_back(self, rooms: Rooms, places: Places) {
+        for (container, record) in &self.containers {
+            take_back(&rooms, &places, container, record).await;
+        }
+        if let Some((id, record)) = &self.pod {
+            erase(&rooms, &places, id, record).await;
+        }
+    }
+}
+
+/// Until all of it is done, or that time has come; then it goes on by itself.
+async fn wait_for(mut work: JoinSet<()>, until: Instant) {
+    let done = async { while work.join_next().await.is_some() {} };
+    if tokio::time::timeout_at(until.into(), done).await.is_err() {
+        info!("much is left of what is gone: it is removed while calls are answered");
+        work.detach_all();
+    }
+}
+
 /// Finds a pod's containers again and starts its task; none where it is taken back.
-async fn revive(
-    rooms: &Rooms,
-    places: &Places,
-    board: &Arc<Board>,
-    remains: Remains,
-    boot_id: &str,
-) -> Result<Option<Revived>> {
+async fn revive(start: Start, remains: Remains) -> Result<Revived> {
     let Remains { id, mut record, containers } = remains;
+    let Start { rooms, places, board, boot_id, .. } = &start;
     // A person's container is the one thing its hidden pod is for: half made, or half removed, it is nobody's.
     let whole = |(_, container): &(ContainerId, ContainerRecord)| container.phase() != Phase::Making;
     let deserted = record.by() == Client::Standalone && !containers.iter().any(whole);
     if record.phase() == Phase::Making || deserted {
         info!(pod = %id, "a pod that was being made or removed when berthd ended is taken back");
-        for (container, record) in &containers {
-            take_back(rooms, places, container, record).await;
-        }
-        match rooms.network.has_plugins(&id) {
-            // A plugin that hangs holds up only its own pod.
-            true => {
-                let (rooms, places) = (rooms.clone(), places.clone());
-                tokio::spawn(async move { erase(&rooms, &places, &id, &record).await });
-            }
-            false => erase(rooms, places, &id, &record).await,
-        }
-        return Ok(None);
+        return Ok(Revived { pod: None, begun: Some(Begun { containers, pod: Some((id, record)) }) });
     }
     // It was stopped, and its addresses were to be free once its link had gone.
     if record.phase() == Phase::Stopped
@@ -134,7 +201,7 @@ async fn revive(
         warn!(pod = %id, error = error.chain(), "addresses of a pod that was stopped are not free");
     }
     // A reboot has ended what ran, and its namespaces with it.
-    if record.boot_id != boot_id && record.by() == Client::Cri && record.phase() == Phase::Made {
+    if record.boot_id != **boot_id && record.by() == Client::Cri && record.phase() == Phase::Made {
         sandbox::note(places, &id, &mut record, Phase::Stopping).await?;
     }
     let (me, commands) = mpsc::channel(COMMANDS);
@@ -151,28 +218,26 @@ async fn revive(
         containers: Default::default(),
         me: me.clone(),
     };
+    let (made, begun): (Vec<_>, Vec<_>) = containers.into_iter().partition(whole);
+    for (id, _) in &begun {
+        info!(container = %id, "a container that was being made when berthd ended is taken back");
+    }
+    let found = made.into_iter().map(|(id, record)| find_again(&start, id, record));
+    let found: Vec<_> = stream::iter(found).buffered(AT_ONCE).try_collect().await?;
     let mut coming_back = Vec::new();
-    for (id, record) in containers {
-        match record.phase() {
-            Phase::Making => {
-                info!(container = %id, "a container that was being made when berthd ended is taken back");
-                take_back(rooms, places, &id, &record).await;
-            }
-            Phase::Made | Phase::Stopping | Phase::Stopped => {
-                let found = find_again(rooms, places, &id, record, boot_id).await?;
-                let ended = matches!(found.state, State::Exited { .. });
-                let begun = !ended && !matches!(found.state, State::Created { .. });
-                if ended && comes_back(places, &found, boot_id) {
-                    coming_back.push(id.clone());
-                }
-                pod.adopt(found);
-                if begun {
-                    pod.announce(&id);
-                }
-                if ended && pod.record.by() == Client::Standalone {
-                    pod.close_ports(&id).await;
-                }
-            }
+    for found in found {
+        let id = found.id.clone();
+        let ended = matches!(found.state, State::Exited { .. });
+        let begun = !ended && !matches!(found.state, State::Created { .. });
+        if ended && comes_back(places, &found, boot_id) {
+            coming_back.push(id.clone());
+        }
+        pod.adopt(found);
+        if begun {
+            pod.announce(&id);
+        }
+        if ended && pod.record.by() == Client::Standalone {
+            pod.close_ports(&id).await;
         }
     }
     pod.begin_story();
@@ -186,7 +251,8 @@ async fn revive(
     if stopping {
         go_on_stopping(me.clone());
     }
-    Ok(Some(Revived { id, name, commands: me }))
+    let begun = (!begun.is_empty()).then_some(Begun { containers: begun, pod: None });
+    Ok(Revived { pod: Some(There { id, name, commands: me }), begun })
 }
 
 /// One that is always to run, and nothing says that it was stopped before the machine was.
@@ -201,10 +267,12 @@ struct Found {
     containers: Vec<(ContainerId, ContainerRecord)>,
     /// Ids of records that can't be read: nothing of theirs is touched.
     unreadable: HashSet<String>,
+    /// Directories that were made and not yet written in: nothing hangs on them.
+    blank: Vec<Orphan>,
 }
 
 fn read(places: &Places) -> Result<Found> {
-    let mut unreadable = HashSet::new();
+    let (mut unreadable, mut blank) = (HashSet::new(), Vec::new());
     // Records hold environments, layers setuid files, /dev/shm is open to all: none of it is for the node's other users.
     for private in
         [places.pods(), places.containers(), places.state.join("pods"), places.state.join("containers")]
@@ -213,15 +281,16 @@ fn read(places: &Places) -> Result<Found> {
         fs::set_permissions(&private, fs::Permissions::from_mode(0o700))
             .map_err(|error| crate::Error::io("set mode of", private.display().to_string(), error))?;
     }
-    let pods = all(&places.pods(), PodId::parse, &mut unreadable);
-    let containers = all(&places.containers(), ContainerId::parse, &mut unreadable);
-    Ok(Found { pods, containers, unreadable })
+    let pods = all(&places.pods(), PodId::parse, &mut unreadable, &mut blank);
+    let containers = all(&places.containers(), ContainerId::parse, &mut unreadable, &mut blank);
+    Ok(Found { pods, containers, unreadable, blank })
 }
 
 fn all<I, R: prost::Message + Default>(
     directory: &Path,
     parse: impl Fn(&str) -> Result<I>,
     unreadable: &mut HashSet<String>,
+    blank: &mut Vec<Orphan>,
 ) -> Vec<(I, R)> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
@@ -229,13 +298,7 @@ fn all<I, R: prost::Message + Default>(
         let Ok(id) = parse(&name) else { continue };
         match record::read(&entry.path()) {
             Ok(Some(record)) => found.push((id, record)),
-            // Made and not yet written in: nothing hangs on it.
-            Ok(None) => {
-                info!(id = name, "a directory without a record is removed");
-                if let Err(error) = place::remove(&entry.path()) {
-                    warn!(error = error.chain(), "it stays");
-                }
-            }
+            Ok(None) => blank.push(Orphan::Blank(entry.path())),
             Err(error) => {
                 warn!(
                     id = name,
@@ -249,13 +312,9 @@ fn all<I, R: prost::Message + Default>(
     found
 }
 
-async fn find_again(
-    rooms: &Rooms,
-    places: &Places,
-    id: &ContainerId,
-    record: ContainerRecord,
-    boot_id: &str,
-) -> Result<Container> {
+async fn find_again(start: &Start, id: ContainerId, record: ContainerRecord) -> Result<Container> {
+    let Start { rooms, places, boot_id, lost, .. } = start;
+    let id = &id;
     let config = Arc::new(record.config.clone().unwrap_or_default());
     let spec = Arc::new(serde_json::from_str(&record.spec).unwrap_or_default());
     let of = |state, shim| Container {
@@ -285,13 +344,14 @@ async fn find_again(
         Err(error) if error.kind == Kind::NotFound => {}
         Err(error) => warn!(container = %id, error = error.chain(), "the container's shim can't be reached"),
     }
-    if record.boot_id == boot_id && record::read_exit(&places.container_record(id)).is_none() {
+    let _turn = lost.acquire().await;
+    if record.boot_id == **boot_id && record::read_exit(&places.container_record(id)).is_none() {
         match takeover::take_over(rooms, places, id, &record, Reserve::new()).await {
             Ok(shim) => return Ok(of(State::of(&shim.status()), Some(shim))),
             Err(error) => warn!(container = %id, error = error.chain(), "no shim could take over"),
         }
     }
-    let (rooms, directory, boot_id) = (rooms.clone(), places.container_record(id), boot_id.to_owned());
+    let (rooms, directory, boot_id) = (rooms.clone(), places.container_record(id), Arc::clone(boot_id));
     let written = record.clone();
     let exit = blocking("look for exit record", move || {
         if let Err(error) = container::clear_cgroup(&rooms, &written.cgroup_path) {
@@ -300,12 +360,12 @@ async fn find_again(
         if let Some(exit) = record::read_exit(&directory) {
             return Ok(exit);
         }
-        let why = match written.boot_id == boot_id {
+        let why = match written.boot_id == *boot_id {
             true => "its shim was killed while berthd was down and no other could take over; it was ended",
             false => "the machine was started anew",
         };
         let exit = container::unseen(&written, why);
-        if written.boot_id != boot_id && written.comes_back() {
+        if written.boot_id != *boot_id && written.comes_back() {
             // Not written down: until it runs again every start of berthd tries.
             return Ok(exit);
         }
@@ -363,30 +423,34 @@ async fn erase(rooms: &Rooms, places: &Places, id: &PodId, record: &PodRecord) {
     }
 }
 
-/// What has an id of ours and no record: left by a crash between two steps.
-async fn sweep(rooms: &Rooms, places: &Places, found: &Found) -> Result<()> {
+/// What has an id of ours and no record: left by a crash between two steps. Begins to remove it.
+async fn sweep(rooms: &Rooms, places: &Places, found: &mut Found) -> Result<JoinSet<()>> {
     let mut known: HashSet<String> = found.unreadable.clone();
     known.extend(found.pods.iter().map(|(id, _)| id.to_string()));
     known.extend(found.containers.iter().map(|(id, _)| id.to_string()));
-    let mut left = orphans::unowned(orphans::candidates(rooms, places).await?, &known);
-    for network in left.extract_if(.., |orphan| matches!(orphan, Orphan::Network(_))) {
-        let Orphan::Network(pod) = &network else { continue };
-        let has_plugins = rooms.network.has_plugins(pod);
-        let (rooms, places) = (rooms.clone(), places.clone());
-        let taken = async move { orphans::mend_all(&rooms, &places, vec![network]).await };
-        match has_plugins {
-            // A plugin that hangs holds up nobody.
-            true => drop(tokio::spawn(taken)),
-            false => taken.await,
-        }
-    }
+    let left = orphans::unowned(orphans::candidates(rooms, places).await?, &known);
+    let mut left = orphans::looked_into(rooms, left).await?;
     for orphan in left.extract_if(.., |orphan| matches!(orphan, Orphan::Populated { .. })) {
         info!(id = orphan.id(), "something runs in a cgroup that no record names; it is left alone");
     }
-    let (rooms, places) = (rooms.clone(), places.clone());
-    let swept = tokio::spawn(async move { orphans::mend_all(&rooms, &places, left).await });
-    if tokio::time::timeout(SWEEPING, swept).await.is_err() {
-        info!("much is left of what is gone: it is removed while calls are answered");
+    let mut sweeping = JoinSet::new();
+    let mut networks = Vec::new();
+    for network in left.extract_if(.., |orphan| matches!(orphan, Orphan::Network(_))) {
+        match &network {
+            // A plugin that hangs holds up nobody.
+            Orphan::Network(pod) if rooms.network.has_plugins(pod) => {
+                let (rooms, places) = (rooms.clone(), places.clone());
+                drop(tokio::spawn(async move { orphans::mend_all(&rooms, &places, vec![network]).await }));
+            }
+            _ => networks.push(network),
+        }
     }
-    Ok(())
+    left.append(&mut found.blank);
+    let (rooms, places) = (rooms.clone(), places.clone());
+    sweeping.spawn(async move {
+        // What is begun anew may want their ports.
+        orphans::mend_all(&rooms, &places, networks).await;
+        orphans::mend_all(&rooms, &places, left).await;
+    });
+    Ok(sweeping)
 }

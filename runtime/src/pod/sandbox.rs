@@ -160,22 +160,20 @@ pub async fn let_go(rooms: &Rooms, places: &Places, id: &PodId) -> Result<()> {
 /// The reaper holds every namespace of the pod open.
 async fn end_reaper(rooms: &Rooms, id: &PodId, record: &PodRecord) -> Result<()> {
     let config = record.config.clone().unwrap_or_default();
+    if oci::modes(&config).pid() != NamespaceMode::Pod {
+        return Ok(());
+    }
     let path = match record.cgroup_path.as_str() {
         "" => cgroup_path(&config, rooms, id.as_str())?,
         path => path.to_owned(),
     };
     let cgroups = rooms.cgroups.clone();
-    match oci::modes(&config).pid() == NamespaceMode::Pod {
-        true => {
-            blocking("end reaper", move || {
-                let group = cgroups.group(&path);
-                group.kill().and_then(|()| group.remove())?;
-                systemd::end(&group)
-            })
-            .await
-        }
-        false => Ok(()),
-    }
+    blocking("end reaper", move || {
+        let group = cgroups.group(&path);
+        group.kill().and_then(|()| group.remove())?;
+        systemd::end(&group)
+    })
+    .await
 }
 
 /// Writes how far the pod has come.
