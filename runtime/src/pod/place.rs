@@ -61,14 +61,21 @@ pub fn make(directory: &Path) -> Result<()> {
         .map_err(|error| Error::io("make directory", directory.display().to_string(), error))
 }
 
+/// A shim that is on its way out writes two files and renames one, perhaps into a directory that is just being emptied.
+const LAST_WORDS: usize = 5;
+
 /// Removes a tree that nothing is mounted in; absent is success.
 pub fn remove(directory: &Path) -> Result<()> {
-    match fs::remove_dir_all(directory) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(Error::io("remove", directory.display().to_string(), error))
+    for tries in (0..LAST_WORDS).rev() {
+        match fs::remove_dir_all(directory) {
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty && tries > 0 => {}
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::io("remove", directory.display().to_string(), error));
+            }
+            _ => break,
         }
-        _ => Ok(()),
     }
+    Ok(())
 }
 
 /// Lets a pod's pinned namespaces and its shared memory go. The kernel takes the rest: links, addresses, routes.
@@ -217,6 +224,25 @@ mod tests {
         );
         assert_eq!(mounted_below(table, Path::new("/s/a")), [Path::new("/s/a")]);
         assert_eq!(mounted_below(table, Path::new("/q")), [] as [&Path; 0]);
+    }
+
+    #[test]
+    fn a_directory_goes_though_somebody_writes_a_last_word_into_it() {
+        let dir = tempfile::tempdir().unwrap();
+        for round in 0..200 {
+            let directory = dir.path().join(round.to_string());
+            make(&directory.join("upper")).unwrap();
+            std::thread::scope(|scope| {
+                let written = scope.spawn(|| {
+                    let new = directory.join("new");
+                    fs::write(&new, "").and_then(|()| fs::rename(&new, directory.join("exit")))
+                });
+                remove(&directory).unwrap();
+                // It came before or after.
+                written.join().unwrap().ok();
+            });
+            assert!(!directory.exists());
+        }
     }
 
     #[test]
