@@ -12,6 +12,7 @@ use std::{
 };
 
 use berth_launch::v1 as launch;
+use futures_util::{StreamExt, stream};
 use prost::Message;
 use tracing::{info, warn};
 
@@ -28,6 +29,8 @@ use crate::{
     net::Stray,
 };
 
+/// Orphans that are mended beside each other: each takes a thread, and the calls want some too.
+const AT_ONCE: usize = 16;
 /// What is made a moment before its record is left alone for so long.
 const YOUNG: Duration = Duration::from_secs(60);
 
@@ -226,13 +229,14 @@ pub async fn mend(rooms: &Rooms, places: &Places, orphan: &Orphan) -> Result<()>
     }
 }
 
-/// The same for many, one after the other; what stays is told.
+/// The same for many, some beside each other; what stays is told.
 pub async fn mend_all(rooms: &Rooms, places: &Places, orphans: Vec<Orphan>) {
-    for orphan in orphans {
+    let mended = stream::iter(orphans).for_each_concurrent(AT_ONCE, async |orphan| {
         if let Err(error) = mend(rooms, places, &orphan).await {
             warn!(id = orphan.id(), error = error.chain(), "it stays");
         }
-    }
+    });
+    mended.await;
 }
 
 fn remove_remains(rooms: &Rooms, id: &str, directory: &Path) -> Result<()> {
