@@ -306,21 +306,22 @@ pub fn execute(process: &Process, who: &Resolved, last: Last) -> Result<std::con
     attributes::final_affinity(process)?;
     last.labels.apply(process)?;
     let listener = last.listener.as_ref().map(|socket| (socket, last.pid));
+    // A filter may deny these calls, and needs not allow what its program doesn't do.
+    kernel::exec::cloexec_from(last.kept.saturating_add(3)).at(Step::Stdio, "close_range")?;
+    kernel::signal::reset();
+    // Before we have no more rights than the container's processes, which could open our own binary by
+    // /proc/PID/exe and write to it later (CVE-2019-5736): of what is not dumpable they can't. execve lifts that.
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+        .at(Step::Capabilities, "dumpable")?;
     // Without no_new_privs loading a filter takes CAP_SYS_ADMIN: before it is dropped. With it, last of all.
     if !process.no_new_privileges {
         credentials::seccomp(process, listener)?;
     }
-    // From here on we have no more rights than the container's processes, which could open our own binary by
-    // /proc/PID/exe and write to it later (CVE-2019-5736): of what is not dumpable they can't. execve lifts that.
-    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
-        .at(Step::Capabilities, "dumpable")?;
     credentials::capabilities(process)?;
     if process.no_new_privileges {
         rustix::thread::set_no_new_privs(true).at(Step::NoNewPrivs, "")?;
         credentials::seccomp(process, listener)?;
     }
-    kernel::exec::cloexec_from(last.kept.saturating_add(3)).at(Step::Stdio, "close_range")?;
-    kernel::signal::reset();
     let error = kernel::exec::execve(&path, &args, &env);
     Err(program::failed(&path, &error))
 }

@@ -86,6 +86,23 @@ fn run_waits_hands_the_exit_code_on_and_removes_the_container() {
 }
 
 #[test]
+fn a_filter_need_not_allow_what_only_the_launch_does() {
+    let oci = Oci::new();
+    for no_new_privileges in [true, false] {
+        let mut config = oci.config("c1", &["sleep", "1000"]);
+        config["process"]["noNewPrivileges"] = json!(no_new_privileges);
+        config["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW",
+            "syscalls": [{"names": ["close_range", "setsid", "openat2", "pivot_root"], "action": "SCMP_ACT_KILL_PROCESS"}]});
+        oci.start("c1", &config);
+        assert_eq!(oci.status("c1"), "running");
+        assert_eq!(oci.run(&["exec", "c1", "/bin/echo", "in"]).stdout, "in\n");
+        oci.ok(&["kill", "c1", "KILL"]);
+        assert_eq!(oci.reap("c1"), 128 + 9);
+        oci.ok(&["delete", "c1"]);
+    }
+}
+
+#[test]
 fn run_in_the_foreground_hands_signals_on() {
     let oci = Oci::new();
     oci.write(&oci.config("c1", &["trap", "--exit", "5"]));
