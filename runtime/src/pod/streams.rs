@@ -15,10 +15,8 @@ use crate::{
 };
 
 const EXEC: &str = "exec in container";
-/// What becomes of a container whose shim has gone is known by then: taking it over takes a few milliseconds.
+/// What becomes of a container whose shim has gone, or whose init has ended, is known by then: it takes a few milliseconds.
 const SETTLED: Duration = Duration::from_secs(5);
-/// In which the end of an init that the kernel ends has been told.
-const TOLD: Duration = Duration::from_secs(1);
 
 impl Pods {
     /// Starts a process in a running container; with a timeout it is killed with all it started.
@@ -113,8 +111,13 @@ impl Pods {
             Ok(answer) => Ok(answer),
             Err(Fault::Gone) => Err(self.why_gone(op, container, shim).await),
             Err(Fault::Failed(failure)) if as_if_ended(&failure) => {
-                let ended = self.seen(TOLD, || self.why_ended(op, container)).await;
-                Err(ended.unwrap_or_else(|| told(Fault::Failed(failure))))
+                let ended = self.seen(SETTLED, || self.why_ended(op, container)).await;
+                Err(ended.unwrap_or_else(|| match failure.errno {
+                    // However long its end takes to be told: there is nobody to join.
+                    libc::ESRCH => Error::new(Kind::Precondition, op, container.short())
+                        .because(Cause("it is not running: its init has ended".into())),
+                    _ => told(Fault::Failed(failure)),
+                }))
             }
             Err(fault) => Err(told(fault)),
         }
