@@ -1,9 +1,10 @@
 //! The contract between `berthd` and `berth-shim`, generated from `launch.proto` (read that: it is the documentation),
-//! with the few names both ends share; `needs` finds the features that a plan uses.
+//! with what both ends share: a few names, `needs`, which finds the features that a plan uses, and `restart`.
 #![allow(missing_debug_implementations)]
 
 pub mod fault;
 pub mod needs;
+pub mod restart;
 
 /// Package `berth.launch.v1`.
 pub mod v1 {
@@ -52,4 +53,5 @@ pub const FEATURES: &[&str] = &[
     needs::RUNTIME,
     needs::HEALTH,
     needs::RUNTIME_ARGS,
+    needs::LOG_RATE,
 ];

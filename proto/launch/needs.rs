@@ -48,6 +48,8 @@ pub const RUNTIME: &str = "oci-runtime";
 pub const RUNTIME_ARGS: &str = "oci-runtime-args";
 /// Health checks.
 pub const HEALTH: &str = "health";
+/// A limit of what goes into the log in a second.
+pub const LOG_RATE: &str = "log-rate";
 
 /// What a container's plan uses beyond version 1, each name once.
 pub fn container(plan: &ContainerPlan) -> Vec<String> {
@@ -64,6 +66,7 @@ pub fn container(plan: &ContainerPlan) -> Vec<String> {
         (plan.runtime.is_some(), RUNTIME),
         (plan.runtime.as_ref().is_some_and(|runtime| !runtime.args.is_empty()), RUNTIME_ARGS),
         (plan.health.is_some(), HEALTH),
+        (plan.log.as_ref().is_some_and(|log| log.rate_bytes != 0), LOG_RATE),
         (plan.cgroup.as_ref().is_some_and(|cgroup| !cgroup.device_program.is_empty()), DEVICE_PROGRAM),
         (plan.rootfs.as_ref().is_some_and(|rootfs| rootfs.ids.is_some()), MOUNT_IDS),
         (

@@ -78,6 +78,8 @@ pub struct Daemon {
     pub log_level: String,
     /// `text` or `json`.
     pub log_format: String,
+    /// The most of a container's output that goes into its log in a second; 0: all of it.
+    pub log_rate_bytes: u64,
     /// The shim's program; empty: `berth-shim` beside berthd.
     pub shim: PathBuf,
     /// Who makes cgroups.
@@ -183,6 +185,7 @@ impl Default for Daemon {
             metrics_listen: String::new(),
             log_level: "info".into(),
             log_format: "text".into(),
+            log_rate_bytes: 0,
             shim: PathBuf::new(),
             cgroup_driver: CgroupDriver::Cgroupfs,
             cgroup_parent: "/berth".into(),

@@ -4,18 +4,20 @@
 //! 2026-11-24T01:02:03.000000004Z stdout F a whole line
 //! 2026-11-24T01:02:03.000000005Z stdout P the first 16 KiB of a long one
 //! ```
-//! Lines that can't be written are counted, and a line that says how many bytes are missing follows as soon as one can.
+//! Lines that can't be written are counted, and a line that says how many bytes are missing follows as soon as one can. So it
+//! is with lines that are more than the plan's limit of a second.
 
 use std::{
     fs::{File, OpenOptions},
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use berth_launch::v1;
 
-use crate::clock;
+use crate::{clock, rate::Rate};
 
 /// The longest content of one record, bytes; what the kubelet's reader and the peers use.
 pub const RECORD_BYTES: usize = 16 * 1024;
@@ -61,6 +63,7 @@ impl Framer {
             log.record(self.source, b'P', &self.pending, at);
             self.pending = Vec::new();
         }
+        log.cut(self.source);
     }
 
     /// Appends, and gives away each full 16 KiB that something still follows.
@@ -88,6 +91,7 @@ pub struct Log {
     /// Bytes of records that could not be written, and since when.
     lost: u64,
     lost_in_all: u64,
+    rate: Option<Box<Rate>>,
 }
 
 impl Log {
@@ -111,6 +115,7 @@ impl Log {
             batch: Vec::new(),
             lost: 0,
             lost_in_all: 0,
+            rate: Rate::of(log.rate_bytes),
         })
     }
 
@@ -141,6 +146,14 @@ impl Log {
             Source::Stderr => b" stderr ",
         };
         let length = 30 + name.len() + 2 + content.len() + 1;
+        if self.rate.is_some() {
+            let now = clock::monotonic();
+            self.keep_time(now);
+            let admits = |rate: &mut Box<Rate>| rate.admits(source, tag == b'F', length as u64, now);
+            if !self.rate.as_mut().is_some_and(admits) {
+                return;
+            }
+        }
         if !self.batch.is_empty() && self.batch.len() + length > BATCH_BYTES {
             self.flush();
         }
@@ -150,6 +163,37 @@ impl Log {
         self.batch.extend_from_slice(&[tag, b' ']);
         self.batch.extend_from_slice(content);
         self.batch.push(b'\n');
+    }
+
+    /// When `keep_time` has something to do.
+    pub fn due(&self) -> Option<Duration> {
+        self.rate.as_ref().and_then(|rate| rate.due())
+    }
+
+    /// Tells what was dropped for the limit of the second that has gone by.
+    pub fn keep_time(&mut self, now: Duration) {
+        if self.due().is_some_and(|at| at <= now) {
+            self.tell_dropped();
+        }
+    }
+
+    /// Tells what was dropped and not told yet.
+    pub fn tell_dropped(&mut self) {
+        let Some(rate) = self.rate.as_mut().filter(|rate| rate.due().is_some()) else { return };
+        let (limit, dropped) = (rate.bytes, rate.take());
+        clock::rfc3339(clock::now(), &mut self.batch);
+        let (lines, bytes) = (dropped.lines, dropped.bytes);
+        let note =
+            format!(" stderr F berth: {lines} lines dropped, {bytes} bytes: more than {limit} in a second\n");
+        self.batch.extend_from_slice(note.as_bytes());
+        self.flush();
+    }
+
+    /// A stream has ended, perhaps within a line.
+    fn cut(&mut self, source: Source) {
+        if let Some(rate) = &mut self.rate {
+            rate.cut(source);
+        }
     }
 
     /// Writes what is collected.
@@ -222,7 +266,7 @@ mod tests {
 
     fn log(directory: &Path, max_bytes: u64, max_files: u32) -> Log {
         let path = directory.join("log").to_str().unwrap().to_owned();
-        Log::open(&v1::Log { path, max_bytes, max_files, format: 0 }).unwrap()
+        Log::open(&v1::Log { path, max_bytes, max_files, ..v1::Log::default() }).unwrap()
     }
 
     fn written(directory: &Path, name: &str) -> String {
@@ -294,6 +338,28 @@ mod tests {
         Framer::new(Source::Stdout).feed(b"still here\n", 0, &mut log);
         log.flush();
         assert!(written(&dir.path().join("moved"), "log").contains("still here"));
+    }
+
+    #[test]
+    fn what_is_over_the_limit_of_a_second_is_told_in_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log").to_str().unwrap().to_owned();
+        let mut log = Log::open(&v1::Log { path, rate_bytes: 100, ..v1::Log::default() }).unwrap();
+        let mut framer = Framer::new(Source::Stdout);
+        framer.feed(&[b'x'; 3 * RECORD_BYTES], 0, &mut log);
+        framer.feed(b"\nshort\nshort\nbegun", 0, &mut log);
+        framer.finish(0, &mut log);
+        log.tell_dropped();
+        log.tell_dropped();
+        let text = written(dir.path(), "log");
+        let shape: Vec<_> =
+            text.lines().map(|line| (line.split(' ').nth(2).unwrap(), line.len() - 40)).collect();
+        assert_eq!(shape[..3], [("P", RECORD_BYTES), ("P", RECORD_BYTES), ("F", RECORD_BYTES)]);
+        assert_eq!(text.lines().count(), 4);
+        let length = 30 + 8 + 2 + 5 + 1;
+        let note =
+            format!(" stderr F berth: 3 lines dropped, {} bytes: more than 100 in a second\n", 3 * length);
+        assert!(text.ends_with(&note), "{}", text.lines().next_back().unwrap());
     }
 
     #[test]

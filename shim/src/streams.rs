@@ -140,6 +140,7 @@ impl Streams {
             output.framer.finish(clock::now(), &mut self.log);
             output.fd = None;
         }
+        self.log.tell_dropped();
         self.log.flush();
         self.tty = None;
         self.stdin = None;

@@ -7,8 +7,11 @@
 
 use std::{os::fd::OwnedFd, path::PathBuf, time::Duration};
 
-use berth_launch::v1::{
-    ContainerPlan, Event, ExecExited, Exit, Failure, Live, NamespaceKind, event, reply::Result as Answer,
+use berth_launch::{
+    restart::{self, Decision, History},
+    v1::{
+        ContainerPlan, Event, ExecExited, Exit, Failure, Live, NamespaceKind, event, reply::Result as Answer,
+    },
 };
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -21,7 +24,6 @@ use crate::{
     launch::{self, Created, Gate},
     log::Source,
     record,
-    restart::{self, Decision, History},
     run::{Ended, ExecRun, Kin, Run, exit_code, orphan_ended, reap, slim, taken},
     server::{self, Client, Incoming},
     streams::Streams,
@@ -238,7 +240,8 @@ impl Supervisor {
         };
         let sinks = self.streams.sinks().filter(|sink| sink.is_waiting()).map(Sink::gives_up_at);
         let execs = self.execs.iter().filter_map(|exec| exec.deadline);
-        let all = stage.into_iter().chain(self.kill_at).chain(self.health_deadline());
+        let due = self.kill_at.into_iter().chain(self.health_deadline()).chain(self.streams.log.due());
+        let all = stage.into_iter().chain(due);
         all.chain(sinks).chain(execs).min()
     }
 
@@ -295,6 +298,7 @@ impl Supervisor {
         if self.streams.sinks().any(|sink| sink.is_waiting() && sink.gives_up_at() <= now) {
             self.streams.flush_sinks();
         }
+        self.streams.log.keep_time(now);
         if self.kill_at.is_some_and(|at| at <= now) {
             self.kill_at = None;
             self.kill_all();
@@ -346,6 +350,7 @@ impl Supervisor {
             restarts: self.restarts,
             message,
             lost_log_bytes: self.streams.log.lost_bytes(),
+            asked: false,
         };
         let ran_for = clock::monotonic().saturating_sub(run.began);
         self.end(exit, ran_for);
@@ -410,6 +415,7 @@ impl Supervisor {
 
     /// The final word: the record first, then those who listen.
     pub(crate) fn finish(&mut self, exit: Exit) {
+        let exit = Exit { asked: self.stopping, ..exit };
         let recorded = self.record_exit(&exit);
         if recorded {
             self.let_go_of_name();

@@ -3,7 +3,10 @@
 
 use std::{os::fd::AsFd, time::Duration};
 
-use berth_launch::v1::{ContainerPlan, HealthResult, HealthStatus, health::Action, health_status::State};
+use berth_launch::{
+    restart::Fitness,
+    v1::{ContainerPlan, HealthResult, HealthStatus, health::Action, health_status::State},
+};
 use rustix::{event::PollFd, event::PollFlags, process::Signal};
 
 use crate::{
@@ -11,7 +14,6 @@ use crate::{
     health::{Condition, Outcome, Rules},
     kernel,
     probe::{self, Probe},
-    restart::Fitness,
     run::{Run, reap},
     supervise::{Stage, Supervisor},
 };

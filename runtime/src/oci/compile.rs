@@ -62,6 +62,7 @@ pub fn compile(document: &Spec, request: &Request<'_>) -> Result<launch::Contain
             max_bytes: request.options.log_max_bytes,
             max_files: request.options.log_max_files,
             format: launch::log::Format::Cri.into(),
+            rate_bytes: request.options.log_rate_bytes,
         }),
         restart: Some(request.options.restart),
         stop_signal: stop_signal(request)?,

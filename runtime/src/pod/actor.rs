@@ -12,10 +12,9 @@ use tokio::sync::{broadcast::error::RecvError, mpsc, oneshot};
 use tracing::{Instrument, info, warn};
 
 use super::{
-    Client, CreateContainer, Rooms, blocking,
+    Client, CreateContainer, Rooms, attempts, blocking,
     board::Board,
     container::{self, Container},
-    image_volumes,
     listen::{hear, listen},
     place::{self, Places},
     record::{self, Phase, PodRecord},
@@ -44,6 +43,10 @@ pub enum Command {
     Resize(Box<Resize>, Answer<()>),
     /// Its cgroup was killed and its shim says nothing: the shim is killed too, and a successor tells the end.
     GiveUp(ContainerId, Answer<()>),
+    /// An ended container is to have no further attempt of berthd's making.
+    Settle(ContainerId),
+    /// The time has come for the attempt after one that has ended; so many of them in a row.
+    Again(ContainerId, u32),
     /// Takes an ended container away.
     Forget(ContainerId, Answer<()>),
     /// From now on no container is made in it.
@@ -168,6 +171,8 @@ impl Pod {
                 Command::GiveUp(id, answer) => {
                     answer.send(self.give_up(&id).await).ok();
                 }
+                Command::Settle(id) => self.settle(&id),
+                Command::Again(id, in_a_row) => self.attempt_again(&id, in_a_row).await,
                 Command::Forget(id, answer) => {
                     answer.send(self.forget(&id).await).ok();
                 }
@@ -199,57 +204,6 @@ impl Pod {
         }
     }
 
-    async fn create(&mut self, mut request: CreateContainer) -> Result<ContainerId> {
-        const OP: &str = "create container";
-        if self.record.phase() != Phase::Made {
-            return Err(Error::new(Kind::Precondition, OP, self.id.short())
-                .because(Cause("its pod has been stopped".into())));
-        }
-        let metadata = request.config.metadata.clone().unwrap_or_default();
-        if let Some(there) =
-            self.containers.values().find(|there| there.config.metadata.as_ref() == Some(&metadata))
-        {
-            return match there.record.answers(&request) {
-                true => Ok(there.id.clone()),
-                false => Err(Error::new(Kind::AlreadyExists, OP, &metadata.name)
-                    .because(Cause(format!("attempt {} exists with another configuration", metadata.attempt)))
-                    .hint("remove it first, or ask with the next attempt")),
-            };
-        }
-        let id = request.id.take().unwrap_or_else(ContainerId::random);
-        let name = request.config.image.as_ref().map(|image| image.image.clone()).unwrap_or_default();
-        let image = container::find_image(&self.rooms, &name)?;
-        let pod = container::Pod { id: &self.id, record: &self.record, target_pid: self.target(&request)? };
-        let volumes = image_volumes::resolve(&self.rooms, &request.config.mounts)?;
-        let record = container::record(&self.rooms, &pod, &id, &request, &image, volumes)?;
-        self.begin_story_of(&id, &metadata.name);
-        let created = container::create(&self.rooms, &self.places, &pod, record).await;
-        let container = created.inspect_err(|_| self.rooms.timelines.close(id.as_str()))?;
-        info!(container = %id, name = metadata.name, image = name, "container created");
-        self.adopt(container);
-        self.publish();
-        Ok(id)
-    }
-
-    /// The PID namespace of the container that a new one wants to look at.
-    fn target(&self, request: &CreateContainer) -> Result<Option<std::path::PathBuf>> {
-        let security = request.config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
-        let options = security.and_then(|security| security.namespace_options.clone()).unwrap_or_default();
-        if options.pid() != cri::NamespaceMode::Target {
-            return Ok(None);
-        }
-        let target = self.containers.values().find(|there| there.id.as_str() == options.target_id);
-        match target.map(|there| &there.state) {
-            Some(State::Created { pid } | State::Running { pid, .. }) => {
-                Ok(Some(format!("/proc/{pid}/ns/pid").into()))
-            }
-            Some(_) => Err(Error::invalid("create container", &options.target_id, "the target has ended")),
-            None => {
-                Err(Error::invalid("create container", &options.target_id, "its pod has no such container"))
-            }
-        }
-    }
-
     /// Listens to the container's shim from now on.
     pub fn adopt(&mut self, container: Container) {
         self.board.set_shim(&container.id, container.shim.clone());
@@ -262,11 +216,13 @@ impl Pod {
         self.containers.insert(container.id.clone(), container);
     }
 
-    async fn start(&mut self, id: &ContainerId) -> Result<()> {
+    pub async fn start(&mut self, id: &ContainerId) -> Result<()> {
         let there = self.containers.get(id).ok_or_else(|| Error::not_found("start container", id.short()))?;
         let shim = match (&there.state, &there.shim) {
             (State::Created { .. }, Some(shim)) => shim.clone(),
             (State::Running { .. } | State::Backoff { .. }, _) if self.is_standalone() => return Ok(()),
+            // The kubelet has just been given it.
+            (State::Running { .. }, _) if attempts::is_ours(&there.record) => return Ok(()),
             (State::Exited { .. } | State::Created { .. }, _) if self.is_standalone() => {
                 self.launch_again(id).await?
             }
@@ -338,7 +294,7 @@ impl Pod {
     }
 
     /// After a failed start: until the exit record is there, or the shim has gone.
-    async fn wait_for_end(&mut self, id: &ContainerId) {
+    pub async fn wait_for_end(&mut self, id: &ContainerId) {
         let Some(shim) = self.containers.get(id).and_then(|there| there.shim.clone()) else { return };
         let mut events = shim.events();
         let ended = async {
@@ -388,7 +344,7 @@ impl Pod {
         Ok(())
     }
 
-    async fn forget(&mut self, id: &ContainerId) -> Result<()> {
+    pub async fn forget(&mut self, id: &ContainerId) -> Result<()> {
         let there =
             self.containers.get(id).ok_or_else(|| Error::not_found("remove container", id.short()))?;
         let removed = container::remove(&self.rooms, &self.places, id, &there.record);
@@ -487,6 +443,7 @@ impl Pod {
         if let Err(error) = cleared {
             warn!(container = %id, error = error.chain(), "cgroup left; it goes with the container");
         }
+        self.consider_next(id);
     }
 
     fn is_standalone(&self) -> bool {

@@ -10,7 +10,7 @@ use berth_launch::{fault, v1 as launch};
 use oci_spec::runtime::Spec;
 
 use super::{
-    Handler, Rooms, apparmor, blocking, cdi, clock, image_volumes,
+    Handler, Rooms, apparmor, asks, blocking, cdi, clock, image_volumes,
     place::{self, Places},
     record::{self, ContainerRecord, Phase, PodRecord},
     relabel, resources, sandbox,
@@ -39,6 +39,8 @@ pub struct Container {
     /// Counts the shims it has had in this daemon's life.
     pub run: u64,
     pub takeovers: Takeovers,
+    /// Somebody was done with it after it had ended: no other attempt follows of berthd's making.
+    pub settled: bool,
 }
 
 /// What a container is made in.
@@ -85,6 +87,7 @@ pub async fn create(
         shim: Some(shim),
         run: 0,
         takeovers: Takeovers::default(),
+        settled: false,
     })
 }
 
@@ -141,7 +144,9 @@ fn prepare(
 ) -> Result<Prepared> {
     let config = record.config.clone().unwrap_or_default();
     let sandbox = pod_record.config.clone().unwrap_or_default();
-    let options = record.options.clone().unwrap_or_default().options();
+    let mut options = record.options.clone().unwrap_or_default().options();
+    let name = config.metadata.as_ref().map(|metadata| metadata.name.as_str()).unwrap_or_default();
+    options.log_rate_bytes = asks::log_rate(&sandbox, name, rooms.config.log_rate_bytes)?;
     volumes::check(&config.mounts)?;
     let image = find_image(rooms, &record.image_id)?;
     let (dir, directory) = (places.container_dir(id), places.container_record(id));

@@ -25,7 +25,15 @@ impl Pods {
     /// `NotFound` for a container that isn't there; `Deadline` where even SIGKILL does not end it.
     pub async fn stop_container(&self, container: &ContainerId, grace: Option<Duration>) -> Result<()> {
         let grace = grace.unwrap_or(GRACE);
-        self.home("stop container", container)?;
+        let pod = self.home("stop container", container)?;
+        if self.container(container).is_some_and(|view| view.state == ContainerState::Exited) {
+            let task = self.tasks().by_id.get(&pod).cloned();
+            // A pod that has gone needs it no more.
+            if let Some(task) = task {
+                task.send(Command::Settle(container.clone())).await.ok();
+            }
+            return Ok(());
+        }
         let stop = Ask::Stop { grace_ms: u64::try_from(grace.as_millis()).unwrap_or(u64::MAX) };
         // A shim that does not answer is dealt with below: by its cgroup.
         let stopped = async {

@@ -9,10 +9,13 @@
 
 mod actor;
 mod apparmor;
+mod asks;
+mod attempts;
 mod board;
 mod cdi;
 mod clock;
 mod container;
+mod create;
 mod doctor;
 mod ending;
 mod events;

@@ -118,6 +118,12 @@ pub struct ContainerRecord {
     /// The health check that its shim carries out.
     #[prost(message, optional, tag = "33")]
     pub health: Option<berth::HealthCheck>,
+    /// The id of the attempt that it follows, where berthd made it and not a kubelet.
+    #[prost(string, tag = "34")]
+    pub after: String,
+    /// Such attempts without a healthy run between them, this one included.
+    #[prost(uint32, tag = "35")]
+    pub in_a_row: u32,
 }
 
 /// `oci::Options` as it is written.
@@ -183,6 +189,7 @@ impl OptionsRecord {
             restart: self.restart.unwrap_or_default(),
             log_max_bytes: self.log_max_bytes,
             log_max_files: self.log_max_files,
+            log_rate_bytes: 0,
             entrypoint: self.entrypoint.clone(),
             user: self.user.clone(),
             create_bind_sources: self.create_bind_sources,

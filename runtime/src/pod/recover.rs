@@ -243,6 +243,7 @@ async fn revive(start: Start, remains: Remains) -> Result<Revived> {
     pod.begin_story();
     pod.containers.values().for_each(|found| pod.tell_found(found));
     pod.publish();
+    pod.consider_all();
     let stopping = pod.record.phase() == Phase::Stopping;
     pod.run(commands);
     for id in coming_back {
@@ -327,6 +328,7 @@ async fn find_again(start: &Start, id: ContainerId, record: ContainerRecord) -> 
         shim,
         run: 0,
         takeovers: Takeovers::default(),
+        settled: false,
     };
     match rooms.launcher.find(&places.container_dir(id)).await {
         Ok(launcher::Found::Answers(shim)) => {

@@ -7,7 +7,7 @@ use berth_cri::v1::{self as cri, NamespaceMode};
 use berth_launch::{fault, v1 as launch};
 
 use super::{
-    Client, Handler, Handlers, Rooms, RunPod, blocking, clock,
+    Client, Handler, Handlers, Rooms, RunPod, asks, blocking, clock,
     place::{self, Places},
     ports::host_ports,
     record::{self, Phase, PodRecord},
@@ -183,8 +183,9 @@ pub async fn note(places: &Places, id: &PodId, record: &mut PodRecord, phase: Ph
     blocking("record pod", move || record::write(&directory, &record)).await
 }
 
-/// Refuses a handler that is not there, and what an OCI runtime of the host does not do for us.
+/// Refuses annotations that say nothing, a handler that is not there, and what an OCI runtime of the host does not do for us.
 pub fn check(handlers: &Handlers, request: &RunPod) -> Result<()> {
+    asks::check(&request.config)?;
     match (handlers.get(&request.handler)?, oci::users_of_pod(&request.config)?) {
         (Handler::Runtime { .. }, Some(_)) => Err(Error::invalid(
             "run pod",

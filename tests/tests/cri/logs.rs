@@ -110,3 +110,35 @@ fn a_log_path_may_have_directories() {
     let text = fs::read_to_string(daemon.log_path_of(&pod, &asked)).unwrap();
     assert_eq!(lines(&text), log);
 }
+
+#[test]
+fn a_limited_log_says_how_much_was_dropped() {
+    let daemon = Daemon::with_fixture();
+    let mut config = berth_tests::pod("limited");
+    config.annotations.insert("berth.dev/log-rate.fast".into(), "4Ki".into());
+    let pod = daemon.run_pod(config).unwrap();
+    let all = daemon.run_to_end(&pod, &asked("free", &["spam", "500", "0", "80"])).unwrap().1;
+    assert_eq!(all.len(), 500);
+    let log = daemon.run_to_end(&pod, &asked("fast", &["spam", "500", "0", "80"])).unwrap().1;
+    let (notes, kept): (Vec<_>, Vec<_>) = log.iter().partition(|line| line.content.starts_with("berth: "));
+    let number =
+        |line: &&berth_tests::Line| line.content.split(' ').nth(1).unwrap().parse::<usize>().unwrap();
+    assert_eq!(kept.len() + notes.iter().map(number).sum::<usize>(), 500, "{notes:?}");
+    assert!(kept.len() < 500 && kept[0].content.starts_with("line 000001 "));
+    assert!(notes[0].content.ends_with("more than 4096 in a second"), "{notes:?}");
+    assert!(log.last().unwrap().content.starts_with("berth: "));
+}
+
+#[test]
+fn the_nodes_limit_is_for_all_that_do_not_say_otherwise() {
+    let over = "[daemon]\nlog_rate_bytes = 4096\n".to_owned();
+    let daemon = Daemon::with_fixture_and(berth_tests::Options { over, ..Default::default() });
+    let mut config = berth_tests::pod("limited");
+    config.annotations.insert("berth.dev/log-rate.free".into(), "0".into());
+    let pod = daemon.run_pod(config).unwrap();
+    let lines = |name| daemon.run_to_end(&pod, &asked(name, &["spam", "500", "0", "80"])).unwrap().1.len();
+    assert_eq!(lines("free"), 500);
+    assert!(lines("other") < 500);
+    daemon.berth_ok(&["run", "--name", "person", berth_tests::images::FIXTURE, "spam", "500", "0", "80"]);
+    assert!(daemon.berth_ok(&["logs", "person"]).lines().count() < 500);
+}

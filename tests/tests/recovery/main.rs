@@ -1,5 +1,6 @@
 //! The daemon dies; containers do not. What they wrote and how they ended is there when it is back.
 
+mod attempts;
 mod crash;
 mod disk;
 mod faults;

@@ -266,6 +266,8 @@ fn options(spec: &ContainerSpec) -> Result<Options> {
         restart: launch::Restart { policy: policy.into(), max_retries: restart.max_retries },
         log_max_bytes: LOG_BYTES,
         log_max_files: LOG_FILES,
+        // The node's.
+        log_rate_bytes: 0,
         entrypoint: spec.entrypoint.clone(),
         user: Some(spec.user.clone()).filter(|user| !user.is_empty()),
         create_bind_sources: true,

@@ -99,10 +99,11 @@ pub fn container(plan: &launch::ContainerPlan) -> String {
     if let Some(launch::Stdio { stdin }) = stdio {
         lines.say("stdin", stdio::Stdin::try_from(*stdin).expect("a mode of stdin").as_str_name());
     }
-    if let Some(launch::Log { path, max_bytes, max_files, format }) = log {
+    if let Some(launch::Log { path, max_bytes, max_files, format, rate_bytes }) = log {
         lines.say("log", path);
         lines.number("log.max_bytes", *max_bytes);
         lines.number("log.max_files", u64::from(*max_files));
+        lines.number("log.rate_bytes", *rate_bytes);
         lines.say("log.format", log::Format::try_from(*format).expect("a format").as_str_name());
     }
     if let Some(launch::Restart { policy, max_retries }) = restart {

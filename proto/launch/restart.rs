@@ -1,10 +1,11 @@
-//! Whether an ended container is started again, and when. Pure.
+//! Whether an ended container is started again, and when: a person's by its shim, a kubelet's, where its pod asks for that,
+//! by `berthd`. Pure.
 //!
 //! Delays double from 100 ms to 5 min; a run of 10 s is healthy and starts the count anew.
 
 use std::time::Duration;
 
-use berth_launch::v1::{Restart, restart::Policy};
+use crate::v1::{Restart, restart::Policy};
 
 const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(300);
