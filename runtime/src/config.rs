@@ -113,6 +113,8 @@ pub struct Registry {
     pub pinned: Vec<String>,
     /// What a layer may unpack to.
     pub layer_max_bytes: u64,
+    /// Whether layers' blobs stay when they are unpacked.
+    pub keep_blobs: bool,
     /// containers-policy.json(5), read at each pull; empty: every image may be pulled.
     pub policy: PathBuf,
     /// `<namespace>.json` in the place of `policy` for the pods of a namespace.
@@ -207,6 +209,7 @@ impl Default for Registry {
             root: PathBuf::new(),
             pinned: Vec::new(),
             layer_max_bytes: 128 << 30,
+            keep_blobs: false,
             policy: PathBuf::new(),
             policy_dir: "/etc/berth/policies".into(),
             digests: PathBuf::new(),

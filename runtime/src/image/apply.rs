@@ -31,6 +31,7 @@ use crate::{Error, Result};
 
 const OP: &str = "unpack layer entry";
 const COPY_BYTES: usize = 128 << 10;
+const WHITEOUT: &[u8] = b".wh.";
 
 /// A layer being written.
 #[derive(Debug)]
@@ -47,7 +48,17 @@ pub(super) struct Applier {
     last_parent: Option<(Vec<u8>, OwnedFd)>,
     buffer: Vec<u8>,
     pub(super) written: Written,
+    /// An entry took the place of one before it that had content, or that others were reached by: so what the layer was made
+    /// of can't be read from its files.
+    pub(super) lost_content: bool,
     dropped_xattrs: u64,
+}
+
+/// The path of the file that gets the entry's content; None where nothing does.
+pub(super) fn content_of(entry: &Entry) -> Option<Vec<u8>> {
+    let path = clean(&entry.path).ok().filter(|_| entry.kind == Kind::File)?;
+    split(&path).filter(|spot| !spot.name.starts_with(WHITEOUT))?;
+    Some(path)
 }
 
 /// What a layer takes.
@@ -79,6 +90,7 @@ impl Applier {
             last_parent: None,
             buffer: vec![0; COPY_BYTES],
             written: Written { bytes: 0, inodes: 1 },
+            lost_content: false,
             dropped_xattrs: 0,
         })
     }
@@ -112,7 +124,7 @@ impl Applier {
                 _ => Err(tarball::broken("the layer's root is no directory")),
             };
         };
-        if let Some(hidden) = spot.name.strip_prefix(b".wh.") {
+        if let Some(hidden) = spot.name.strip_prefix(WHITEOUT) {
             return self.whiteout(&spot, hidden);
         }
         let parent = self.parent(spot.parent)?;
@@ -299,14 +311,17 @@ impl Applier {
 
     /// Takes away what an earlier entry of this layer left under the name.
     fn clear(&mut self, parent: &OwnedFd, name: &OsStr) -> io::Result<Replaced> {
-        match kind_at(parent, name)? {
+        let kind = match kind_at(parent, name)? {
             None => return Ok(Replaced::Nothing),
-            Some(FileType::Directory) => {
-                self.trashed += 1;
-                rustix::fs::renameat(parent, name, &self.trash, self.trashed.to_string())?;
-            }
-            Some(_) => rustix::fs::unlinkat(parent, name, AtFlags::empty())?,
+            Some(kind) => kind,
+        };
+        if kind == FileType::Directory {
+            self.trashed += 1;
+            rustix::fs::renameat(parent, name, &self.trash, self.trashed.to_string())?;
+        } else {
+            rustix::fs::unlinkat(parent, name, AtFlags::empty())?;
         }
+        self.lost_content |= matches!(kind, FileType::RegularFile | FileType::Directory | FileType::Symlink);
         self.last_parent = None;
         Ok(Replaced::Something)
     }

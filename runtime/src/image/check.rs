@@ -1,9 +1,10 @@
 //! Verifies all that the store has: its table, each image's documents, each layer.
 //!
-//! A layer is verified by what it was made of: its blob, which stays beside it, is hashed, unpacked once more and compared
-//! with what is there. So nothing has to be recorded when an image is pulled, and what is damaged is at hand unharmed.
+//! A layer is verified by what it was made of: its tar, which its blob or its tape and files give again, is hashed, unpacked
+//! once more and compared with what is there. What is damaged comes from there, where a blob was kept or no file's content
+//! has changed.
 
-use std::{collections::HashSet, fs::File, sync::Arc};
+use std::{collections::HashSet, fs::File, path::Path, sync::Arc};
 
 use tokio::sync::mpsc;
 
@@ -15,8 +16,9 @@ use super::{
     install::blocking,
     layers::Lease,
     open, repair,
-    store::{Entry, Inner, Layer, Names},
-    unpack,
+    store::{BLOB, Entry, Inner, Layer, Names},
+    tape::Replay,
+    unpack::{self, Keep},
 };
 use crate::{Error, Kind, Result, error::Cause};
 
@@ -30,8 +32,9 @@ pub(super) enum Condition {
         fresh: Scratch,
         before: File,
     },
-    /// What it is made of is damaged, so nobody can say how its files are to be.
-    Blob {
+    /// What it is made of is damaged, so nobody can say how its files are to be: the blob, or the tape, or the content of
+    /// files, which the tape does not have.
+    Source {
         cause: String,
     },
 }
@@ -74,13 +77,13 @@ pub(super) async fn check(
             continue;
         }
         checked.layers += 1;
-        checked.bytes += layer.blob_bytes + layer.bytes;
+        checked.bytes += layer.all_bytes();
         let (here, looked_at) = (Arc::clone(inner), Arc::clone(&layer));
         let condition = blocking("check layer", move || inspect(&here, &looked_at)).await?;
         let problem = match &condition {
             Condition::Whole => continue,
             Condition::Files { difference, .. } => difference.clone(),
-            Condition::Blob { cause } => format!("its blob {} is damaged: {cause}", layer.blob),
+            Condition::Source { cause } => format!("what it is made of is damaged: {cause}"),
         };
         let outcome = match repair {
             Repair::No => Outcome::Found,
@@ -142,16 +145,25 @@ fn documents(inner: &Inner, entry: &Entry) -> Option<String> {
 /// Looks at one layer. Needs room for its files once more.
 fn inspect(inner: &Inner, layer: &Layer) -> Result<Condition> {
     let directory = inner.layer(layer);
-    if let Err(error) = verify_blob(&directory.join("blob"), layer) {
-        return Ok(Condition::Blob { cause: error.chain() });
+    if let Err(error) = verify_beside(&directory, layer) {
+        return Ok(Condition::Source { cause: error.chain() });
     }
     let fresh = inner.scratch()?;
     let before = File::open(fresh.path())
         .map_err(|error| Error::io("open", fresh.path().display().to_string(), error))?;
-    match unpack::unpack(&directory.join("blob"), &layer.diff_id, fresh.path(), u64::MAX) {
+    let unpacked = match &layer.tape {
+        None => unpack::unpack(&directory.join(BLOB), &layer.diff_id, fresh.path(), u64::MAX, Keep::Blob),
+        // Reads the files too: what of them has changed is told here.
+        Some(_) => Replay::open(&directory)
+            .map_err(|error| {
+                Error::new(Kind::Invalid, "replay layer", layer.diff_id.to_string()).because(error)
+            })
+            .and_then(|tar| unpack::unpack_tar(tar, &layer.diff_id, fresh.path(), Keep::Blob)),
+    };
+    match unpacked {
         Ok(_) => {}
-        // It has its digest: then it never was the layer's.
-        Err(error) if error.kind == Kind::Invalid => return Ok(Condition::Blob { cause: error.chain() }),
+        // It has its digest: then it never was the layer's, or it is the files that are damaged.
+        Err(error) if error.kind == Kind::Invalid => return Ok(Condition::Source { cause: error.chain() }),
         Err(error) => return Err(error),
     }
     let difference = compare::difference(&directory.join("fs"), &fresh.path().join("fs"))
@@ -162,14 +174,17 @@ fn inspect(inner: &Inner, layer: &Layer) -> Result<Condition> {
     })
 }
 
-fn verify_blob(path: &std::path::Path, layer: &Layer) -> Result<()> {
+/// Whether the tape or the blob is as it was.
+fn verify_beside(directory: &Path, layer: &Layer) -> Result<()> {
+    let path = directory.join(layer.beside().0);
+    let wanted = layer.tape.as_ref().map_or(&layer.blob, |tape| &tape.digest);
     let fail = |error| Error::io("read", path.display().to_string(), error);
     let mut meter = Meter::default();
-    meter.read(&mut File::open(path).map_err(fail)?).map_err(fail)?;
+    meter.read(&mut File::open(&path).map_err(fail)?).map_err(fail)?;
     let (bytes, found) = (meter.bytes, meter.digest());
-    if found == layer.blob {
+    if found == *wanted {
         return Ok(());
     }
     let cause = format!("its {bytes} bytes have the digest {found}");
-    Err(Error::invalid("verify blob", path.display().to_string(), cause))
+    Err(Error::invalid("verify", path.display().to_string(), cause))
 }

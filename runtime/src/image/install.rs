@@ -3,6 +3,7 @@
 //! ```text
 //! registry ──chunks──> partial file, digest ──┐ read behind the writer
 //!                                             └─> inflate ──> diff id ──> files below tmp/     one such line per layer
+//! each layer whole: the blob goes, where a tape gives it again
 //! all layers: syncfs ──> rename to layers/ ──> names.json
 //! ```
 
@@ -335,8 +336,8 @@ impl Maker<'_> {
         let follower = growth.follow();
         // The bench comes back: what is half unpacked is removed where that may block.
         let unpacking = tokio::spawn(blocking("unpack layer", move || {
-            let written = bench.unpack(follower);
-            Ok((bench, written))
+            let unpacked = bench.unpack(follower);
+            Ok((bench, unpacked))
         }));
         let (pieces, watchers) = (&self.inner.pieces, self.watchers);
         let errand = Errand { descriptor, to: &partial, growth: &growth, pieces, watchers, stop };
@@ -346,11 +347,11 @@ impl Maker<'_> {
             watchers.layer(descriptor, descriptor.size, Phase::Unpacking);
         }
         drop(grower);
-        let unpacked = unpacking.await;
+        let through = unpacking.await;
         let descriptor = descriptor.clone();
         blocking("unpack layer", move || {
             let lost = |error| Error::new(Kind::Internal, "unpack layer", "in a task").because(error);
-            let (mut bench, written) = unpacked.map_err(lost)??;
+            let (mut bench, unpacked) = through.map_err(lost)??;
             fetched?;
             // What was wrong came anew, so what was made of it counts for nothing.
             let anew = growth.was_spoiled();
@@ -363,7 +364,7 @@ impl Maker<'_> {
             if anew {
                 return unpack_whole(bench, &descriptor);
             }
-            Ok(bench.done(&descriptor.digest, descriptor.size, written?))
+            bench.done(&descriptor.digest, descriptor.size, unpacked?)
         })
         .await
     }
@@ -373,8 +374,8 @@ impl Maker<'_> {
 fn unpack_whole(bench: Bench, descriptor: &Descriptor) -> Result<Made> {
     let path = bench.blob();
     let blob = File::open(&path).map_err(|error| Error::io("open", path.display().to_string(), error))?;
-    let written = bench.unpack(blob)?;
-    Ok(bench.done(&descriptor.digest, descriptor.size, written))
+    let unpacked = bench.unpack(blob)?;
+    bench.done(&descriptor.digest, descriptor.size, unpacked)
 }
 
 /// Waits until another layer of the image fails.

@@ -8,7 +8,12 @@
 //! A pull syncs once, for all its layers. Where somebody else waits for one of them it syncs at once: so two pulls that
 //! wait for each other's layers come to their ends.
 
-use std::{fs::File, io::Read, path::PathBuf, sync::Arc};
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use tokio::sync::watch;
 
@@ -16,10 +21,14 @@ use super::{
     apply::Written,
     digest::Digest,
     disk::{self, Scratch},
-    store::{Inner, Layer},
-    unpack,
+    store::{BLOB, Inner, Layer},
+    tape::{self, Tape},
+    unpack::{self, Keep, Unpacked},
 };
 use crate::{Error, Kind, Result};
+
+/// A tape of so many bytes is no matter, even where the blob is smaller.
+const SMALL_BYTES: u64 = 64 << 10;
 
 /// Keeps layers from being collected.
 #[derive(Debug)]
@@ -143,6 +152,7 @@ pub(super) struct Made {
     blob: Digest,
     blob_bytes: u64,
     written: Written,
+    tape: Option<Tape>,
 }
 
 impl Bench {
@@ -153,13 +163,14 @@ impl Bench {
 
     /// Where the blob is to be.
     pub(super) fn blob(&self) -> PathBuf {
-        self.scratch.path().join("blob")
+        self.scratch.path().join(BLOB)
     }
 
     /// Unpacks the blob. Blocks, as long as the stream does.
-    pub(super) fn unpack(&self, blob: impl Read + Send + 'static) -> Result<Written> {
-        let most = self.claim.inner.config.layer_max_bytes;
-        unpack::unpack_from(blob, &self.claim.diff_id, self.scratch.path(), most)
+    pub(super) fn unpack(&self, blob: impl Read + Send + 'static) -> Result<Unpacked> {
+        let inner = &self.claim.inner;
+        let most = inner.config.layer_max_bytes;
+        unpack::unpack_from(blob, &self.claim.diff_id, self.scratch.path(), most, inner.keep())
     }
 
     /// Throws away what was unpacked, for another try. Blocks.
@@ -170,13 +181,35 @@ impl Bench {
     }
 
     /// The layer, whose blob has the digest and size told.
-    pub(super) fn done(self, blob: &Digest, blob_bytes: u64, written: Written) -> Made {
+    pub(super) fn done(self, blob: &Digest, blob_bytes: u64, unpacked: Unpacked) -> Result<Made> {
         let Self { claim, scratch } = self;
-        Made { claim, scratch, blob: blob.clone(), blob_bytes, written }
+        let Unpacked { written, tape } = unpacked;
+        let tape = keep_one(scratch.path(), tape, blob_bytes)?;
+        Ok(Made { claim, scratch, blob: blob.clone(), blob_bytes, written, tape })
+    }
+}
+
+/// Keeps the tape and removes the blob, or the other way round where there is no tape, or it is the bigger one.
+pub(super) fn keep_one(directory: &Path, tape: Option<Tape>, blob_bytes: u64) -> Result<Option<Tape>> {
+    let tape = tape.filter(|tape| tape.bytes <= blob_bytes.max(SMALL_BYTES));
+    let gone = directory.join(if tape.is_some() { BLOB } else { tape::NAME });
+    match std::fs::remove_file(&gone) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::io("remove", gone.display().to_string(), error))
+        }
+        _ => Ok(tape),
     }
 }
 
 impl Inner {
+    /// What is to stay beside a layer's files.
+    pub(super) fn keep(&self) -> Keep {
+        match self.config.keep_blobs {
+            true => Keep::Blob,
+            false => Keep::Tape,
+        }
+    }
+
     /// What is written from now on, and could not be, is told by a sync through this.
     pub(super) fn before(&self) -> Result<File> {
         let path = &self.places.tmp;
@@ -186,7 +219,7 @@ impl Inner {
     /// Makes layers durable by one sync, and known. `before` was opened before the first write. Blocks.
     pub(super) fn settle_all(&self, made: Vec<Made>, before: &File) -> Result<()> {
         let (mut claims, mut layers) = (Vec::new(), Vec::new());
-        for Made { claim, scratch, blob, blob_bytes, written } in made {
+        for Made { claim, scratch, blob, blob_bytes, written, tape } in made {
             let layer = Layer {
                 number: self.next_number(),
                 diff_id: claim.diff_id.clone(),
@@ -194,6 +227,7 @@ impl Inner {
                 blob_bytes,
                 bytes: written.bytes,
                 inodes: written.inodes,
+                tape,
             };
             claims.push(claim);
             layers.push((scratch, layer));

@@ -34,6 +34,7 @@ mod route;
 mod save;
 mod signatures;
 mod store;
+mod tape;
 mod tarball;
 #[cfg(test)]
 mod tests;

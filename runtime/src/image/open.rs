@@ -81,7 +81,7 @@ pub(super) fn read_layers(places: &Places, state: &mut State) -> Result<()> {
             (Ok(layer), Some(number))
                 if layer.number == number
                     && path.join("fs").is_dir()
-                    && fs::metadata(path.join("blob")).is_ok_and(|blob| blob.len() == layer.blob_bytes)
+                    && has_what_is_beside(&path, &layer)
                     && !state.layers.contains_key(&layer.diff_id) =>
             {
                 state.layers.insert(layer.diff_id.clone(), Arc::new(layer));
@@ -97,6 +97,11 @@ pub(super) fn read_layers(places: &Places, state: &mut State) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn has_what_is_beside(directory: &Path, layer: &Layer) -> bool {
+    let (name, bytes) = layer.beside();
+    fs::metadata(directory.join(name)).is_ok_and(|file| file.len() == bytes)
 }
 
 pub(super) fn read_holds(places: &Places, state: &mut State) -> Result<()> {

@@ -78,7 +78,7 @@ impl Inner {
             reclaimable_bytes: 0,
         };
         for layer in state.layers.values() {
-            let bytes = layer.bytes + layer.blob_bytes;
+            let bytes = layer.all_bytes();
             images.bytes += bytes;
             if !all_held && !held.contains(&layer.diff_id) {
                 images.reclaimable_bytes += bytes;

@@ -12,10 +12,11 @@ use super::{
     document::{Descriptor, OCI_LAYER},
     fetch::Errand,
     install::{Watchers, blocking},
-    pull,
+    layers, pull,
     reference::Reference,
     route::Route,
-    store::{Hold, Inner, Layer, Record},
+    store::{BLOB, Hold, Inner, Layer, Record},
+    tape::Tape,
     unpack,
 };
 use crate::{Error, Kind, Result, error::Cause};
@@ -53,21 +54,22 @@ pub(super) async fn image(inner: &Arc<Inner>, record: &Record) -> Outcome {
     }))
 }
 
-/// Replaces a layer's files, from its blob where that is whole.
+/// Replaces a layer's files, from what is there where that is whole.
 pub(super) async fn layer(inner: &Arc<Inner>, layer: &Arc<Layer>, condition: Condition) -> Outcome {
     let (here, old) = (Arc::clone(inner), Arc::clone(layer));
     match condition {
         Condition::Whole => Outcome::Repaired("it is whole".into()),
         Condition::Files { fresh, before, .. } => {
             let replaced = blocking(OP, move || {
-                let blob = here.layer(&old).join("blob");
-                fs::hard_link(&blob, fresh.path().join("blob"))
-                    .map_err(|error| Error::io("link", blob.display().to_string(), error))?;
-                here.replace(&old, fresh, &before)
+                let name = old.beside().0;
+                let beside = here.layer(&old).join(name);
+                fs::hard_link(&beside, fresh.path().join(name))
+                    .map_err(|error| Error::io("link", beside.display().to_string(), error))?;
+                here.replace(&old, old.tape.clone(), fresh, &before)
             });
-            outcome(replaced.await.map(|()| "unpacked again from its blob"))
+            outcome(replaced.await.map(|()| "unpacked again from what was there"))
         }
-        Condition::Blob { .. } => {
+        Condition::Source { .. } => {
             let reference = inner.read().images.values().find_map(|entry| {
                 let has = entry.record.layers.contains(&old.diff_id);
                 entry.record.digests.first().filter(|_| has).cloned()
@@ -123,11 +125,13 @@ async fn fetch(inner: &Arc<Inner>, layer: &Arc<Layer>, reference: &str) -> Resul
         let fresh = inner.scratch()?;
         let before = fs::File::open(fresh.path())
             .map_err(|error| Error::io("open", fresh.path().display().to_string(), error))?;
-        let blob = fresh.path().join("blob");
+        let blob = fresh.path().join(BLOB);
         fs::rename(&partial, &blob)
             .map_err(|error| Error::io("rename", partial.display().to_string(), error))?;
-        unpack::unpack(&blob, &layer.diff_id, fresh.path(), inner.config.layer_max_bytes)?;
-        inner.replace(&layer, fresh, &before)
+        let most = inner.config.layer_max_bytes;
+        let unpacked = unpack::unpack(&blob, &layer.diff_id, fresh.path(), most, inner.keep())?;
+        let tape = layers::keep_one(fresh.path(), unpacked.tape, layer.blob_bytes)?;
+        inner.replace(&layer, tape, fresh, &before)
     })
     .await
 }
@@ -135,9 +139,9 @@ async fn fetch(inner: &Arc<Inner>, layer: &Arc<Layer>, reference: &str) -> Resul
 impl Inner {
     /// Puts the fresh layer in the place of the old one, under a number of its own. A crash between leaves both, and the
     /// newer one counts.
-    fn replace(&self, old: &Layer, fresh: Scratch, before: &fs::File) -> Result<()> {
+    fn replace(&self, old: &Layer, tape: Option<Tape>, fresh: Scratch, before: &fs::File) -> Result<()> {
         self.unheld(old)?;
-        let layer = Layer { number: self.next_number(), ..old.clone() };
+        let layer = Layer { number: self.next_number(), tape, ..old.clone() };
         let settled = self.settle(vec![(fresh, layer)], before)?;
         let Some(settled) = settled.first().cloned() else {
             return Err(Error::new(Kind::Internal, OP, old.diff_id.to_string()));

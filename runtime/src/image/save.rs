@@ -1,14 +1,14 @@
 //! Writes images as one tar that is an OCI layout and what `docker load` reads.
 //!
-//! Layers go out as they came in. Where a layer came by way of another image it may be packed otherwise than
-//! the manifest says; then the manifest is written anew. The image's id stays in any case.
+//! Layers go out as they came in where their blobs were kept, else as the tars that their tapes give again. What is packed
+//! otherwise than the manifest says gets a manifest written anew. The image's id stays in any case.
 
 use std::{
     collections::{BTreeMap, HashSet},
     fs::{self, File, OpenOptions},
     io::{self, BufWriter, Read, Write},
     os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
 };
 
@@ -16,11 +16,12 @@ use serde_json::json;
 
 use super::{
     archive::media_type,
-    digest::Digest,
+    digest::{Digest, Metered},
     document::{ANNOTATION_NAME, ANNOTATION_REF_NAME, Descriptor, Document, Manifest, OCI_MANIFEST},
     layers::Lease,
     reference::{Reference, Version},
-    store::{Inner, Layer, Record},
+    store::{BLOB, Inner, Layer, Record},
+    tape::Replay,
     unpack::Packing,
 };
 use crate::{Error, Kind, Result};
@@ -102,13 +103,13 @@ fn write(inner: &Inner, plans: &[Plan], file: File, to: &Path) -> Result<File> {
         archive.bytes(&blob_name(&digest), &manifest).map_err(fail)?;
         archive.file(&blob_name(&plan.record.id), &inner.blob(&plan.record.id)).map_err(fail)?;
         for layer in &plan.layers {
-            archive.file(&blob_name(&layer.blob), &blob_path(inner, layer)).map_err(fail)?;
+            archive.layer(inner, layer)?;
         }
         index.extend(descriptors(&digest, manifest.len(), &plan.tags));
         saved.push(json!({
             "Config": blob_name(&plan.record.id),
             "RepoTags": plan.tags,
-            "Layers": plan.layers.iter().map(|layer| blob_name(&layer.blob)).collect::<Vec<_>>(),
+            "Layers": plan.layers.iter().map(|layer| blob_name(packed(layer).0)).collect::<Vec<_>>(),
         }));
     }
     let index = json!({
@@ -155,7 +156,7 @@ fn manifest(inner: &Inner, plan: &Plan) -> Result<Vec<u8>> {
     let Document::Manifest(manifest) = Document::parse(&bytes, &shown)? else {
         return Err(Error::new(Kind::Internal, OP, shown));
     };
-    let same = manifest.layers.iter().map(|d| &d.digest).eq(plan.layers.iter().map(|layer| &layer.blob));
+    let same = manifest.layers.iter().map(|d| &d.digest).eq(plan.layers.iter().map(|layer| packed(layer).0));
     let oci = manifest.media_type.as_deref().is_none_or(|media_type| media_type == OCI_MANIFEST);
     if same && oci {
         return Ok(bytes);
@@ -167,21 +168,32 @@ fn manifest(inner: &Inner, plan: &Plan) -> Result<Vec<u8>> {
 }
 
 fn describe(inner: &Inner, layer: &Layer) -> Result<Descriptor> {
-    let path = blob_path(inner, layer);
-    let mut magic = Vec::new();
-    let read = File::open(&path).and_then(|file| file.take(4).read_to_end(&mut magic));
-    read.map_err(|error| Error::io(OP, path.display().to_string(), error))?;
+    let packing = match &layer.tape {
+        Some(_) => Packing::Plain,
+        None => {
+            let path = inner.layer(layer).join(BLOB);
+            let mut magic = Vec::new();
+            let read = File::open(&path).and_then(|file| file.take(4).read_to_end(&mut magic));
+            read.map_err(|error| Error::io(OP, path.display().to_string(), error))?;
+            Packing::of(&magic)
+        }
+    };
+    let (digest, size) = packed(layer);
     Ok(Descriptor {
-        media_type: media_type(Packing::of(&magic)),
-        digest: layer.blob.clone(),
-        size: layer.blob_bytes,
+        media_type: media_type(packing),
+        digest: digest.clone(),
+        size,
         platform: None,
         annotations: None,
     })
 }
 
-fn blob_path(inner: &Inner, layer: &Layer) -> PathBuf {
-    inner.layer(layer).join("blob")
+/// The blob that the layer goes out as.
+fn packed(layer: &Layer) -> (&Digest, u64) {
+    match &layer.tape {
+        Some(tape) => (&layer.diff_id, tape.tar_bytes),
+        None => (&layer.blob, layer.blob_bytes),
+    }
 }
 
 fn blob_name(digest: &Digest) -> String {
@@ -203,6 +215,33 @@ impl Archive {
         let file = File::open(path)?;
         let size = file.metadata()?.len();
         self.append(name, size, file.take(size))
+    }
+
+    fn layer(&mut self, inner: &Inner, layer: &Layer) -> Result<()> {
+        let (directory, (digest, size)) = (inner.layer(layer), packed(layer));
+        let name = blob_name(digest);
+        if layer.tape.is_none() {
+            let path = directory.join(BLOB);
+            return self.file(&name, &path).map_err(|error| Error::io(OP, path.display().to_string(), error));
+        }
+        if self.there.contains(&name) {
+            return Ok(());
+        }
+        let damaged = |error: io::Error| {
+            Error::io(OP, layer.diff_id.to_string(), error)
+                .hint("`berth image check --repair` fetches it again")
+        };
+        let mut tar = Metered::new(Replay::open(&directory).map_err(damaged)?);
+        self.append(&name, size, &mut tar).map_err(damaged)?;
+        // It is what the tape gives and no more.
+        io::copy(&mut tar, &mut io::sink()).map_err(damaged)?;
+        let (bytes, found) = (tar.meter.bytes, tar.meter.digest());
+        if found == *digest {
+            return Ok(());
+        }
+        let cause = format!("its files and its tape give {bytes} bytes with the digest {found}");
+        Err(Error::invalid(OP, layer.diff_id.to_string(), cause)
+            .hint("`berth image check --repair` fetches it again"))
     }
 
     fn append(&mut self, name: &str, size: u64, content: impl Read) -> io::Result<()> {

@@ -6,7 +6,7 @@
 //!   names.json.old    the one before, for the day that it can't be read
 //!   reserve           room for removals on a full disk
 //!   blobs/<hex>       manifests and configs
-//!   layers/<number>/  fs/ unpacked, blob as it came, layer.json; short numbers keep overlay options short
+//!   layers/<number>/  fs/ unpacked, tape or blob, layer.json; short numbers keep overlay options short
 //!   holds/<holder>    who uses which layers
 //!   partial/          blobs half fetched, for the next pull to go on with; swept at open when old
 //!   tmp/              everything else unfinished; swept at open
@@ -34,8 +34,12 @@ use super::{
     open,
     pieces::Allowance,
     pull::Pulls,
+    tape::{self, Tape},
 };
 use crate::{Error, Kind, Result, config};
+
+/// A layer's blob, in its directory.
+pub(super) const BLOB: &str = "blob";
 
 /// Where things are.
 #[derive(Debug)]
@@ -107,6 +111,24 @@ pub(super) struct Layer {
     /// Unpacked.
     pub(super) bytes: u64,
     pub(super) inodes: u64,
+    /// What is beside the files; None: the blob.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) tape: Option<Tape>,
+}
+
+impl Layer {
+    /// The name and the bytes of what is beside the files.
+    pub(super) fn beside(&self) -> (&'static str, u64) {
+        match &self.tape {
+            Some(tape) => (tape::NAME, tape.bytes),
+            None => (BLOB, self.blob_bytes),
+        }
+    }
+
+    /// What it takes on the disk.
+    pub(super) fn all_bytes(&self) -> u64 {
+        self.bytes + self.beside().1
+    }
 }
 
 /// `holds/<holder>`.
@@ -232,7 +254,7 @@ impl Inner {
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                     Err(error) => return Err(Error::io("rename", to.display().to_string(), error)),
                 }
-                info!(layer = %layer.diff_id, bytes = layer.bytes + layer.blob_bytes, "layer removed");
+                info!(layer = %layer.diff_id, bytes = layer.all_bytes(), "layer removed");
             }
             self.remove_unused_blobs(&writer)?;
             moved
@@ -296,8 +318,8 @@ impl Inner {
         let state = self.read();
         let layers = state.layers.values();
         let (bytes, inodes) = layers.fold((state.documents_bytes, 0), |(bytes, inodes), layer| {
-            // The directory, its record and its blob come on top of what was unpacked.
-            (bytes + layer.bytes + layer.blob_bytes, inodes + layer.inodes + 3)
+            // The directory, its record and its tape or blob come on top of what was unpacked.
+            (bytes + layer.all_bytes(), inodes + layer.inodes + 3)
         });
         let records = 2 * state.images.len() as u64 + state.holds.len() as u64 + 6;
         Ok(FsUsage {
@@ -313,7 +335,7 @@ impl Inner {
         let fail = |error| Error::io("measure", self.places.tmp.display().to_string(), error);
         for bench in fs::read_dir(&self.places.tmp).map_err(fail)? {
             // A bench may be through, and gone, by now.
-            if let Ok(blob) = fs::symlink_metadata(bench.map_err(fail)?.path().join("blob")) {
+            if let Ok(blob) = fs::symlink_metadata(bench.map_err(fail)?.path().join(BLOB)) {
                 bytes += blob.len();
                 files += 1;
             }

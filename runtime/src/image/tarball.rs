@@ -102,6 +102,10 @@ impl<R: Read> Walk<R> {
         Content { walk: self }
     }
 
+    pub(super) fn stream(&mut self) -> &mut R {
+        &mut self.stream
+    }
+
     /// Gives the stream back for what follows the archive.
     pub(super) fn into_inner(self) -> R {
         self.stream

@@ -12,3 +12,4 @@ mod pulls;
 mod records;
 mod server;
 mod signed;
+mod tapes;

@@ -7,8 +7,9 @@ use std::{
 };
 
 use super::{
-    apply::{Applier, Written},
+    apply::{self, Applier, Written},
     digest::{Digest, Metered},
+    tape::{Tape, Taped},
     tarball::{self, Walk},
 };
 use crate::{Error, Kind, Result};
@@ -82,10 +83,31 @@ impl<R: Read> Read for Bounded<R> {
     }
 }
 
+/// What stays of a layer beside its files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keep {
+    Blob,
+    Tape,
+}
+
+/// What an unpacking made.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Unpacked {
+    pub(super) written: Written,
+    /// None where none was asked for, or where one would not give the layer again.
+    pub(super) tape: Option<Tape>,
+}
+
 /// Unpacks the blob to `directory/fs`, as `unpack_from` does.
-pub(super) fn unpack(blob: &Path, diff_id: &Digest, directory: &Path, most: u64) -> Result<Written> {
+pub(super) fn unpack(
+    blob: &Path,
+    diff_id: &Digest,
+    directory: &Path,
+    most: u64,
+    keep: Keep,
+) -> Result<Unpacked> {
     let file = File::open(blob).map_err(|error| Error::io("open", blob.display().to_string(), error))?;
-    unpack_from(file, diff_id, directory, most)
+    unpack_from(file, diff_id, directory, most, keep)
 }
 
 /// Unpacks a blob to `directory/fs` and checks the diff id; the tar has `most` bytes or fewer. What a failure leaves goes
@@ -95,23 +117,41 @@ pub(super) fn unpack_from(
     diff_id: &Digest,
     directory: &Path,
     most: u64,
-) -> Result<Written> {
+    keep: Keep,
+) -> Result<Unpacked> {
+    let (_, stream) = unpacked(blob).map_err(|error| damaged(diff_id, error))?;
+    unpack_tar(Bounded { inner: stream, most, left: most }, diff_id, directory, keep)
+}
+
+/// Unpacks a tar, as `unpack_from` does.
+pub(super) fn unpack_tar(tar: impl Read, diff_id: &Digest, directory: &Path, keep: Keep) -> Result<Unpacked> {
     let read = |error: io::Error| damaged(diff_id, error);
-    let (_, stream) = unpacked(blob).map_err(read)?;
     let mut applier = Applier::new(directory)?;
-    let mut walk = Walk::new(Metered::new(Bounded { inner: stream, most, left: most }));
+    let stream = BufReader::with_capacity(READ_BYTES, Metered::new(tar));
+    let stream = match keep {
+        Keep::Blob => Taped::off(stream),
+        Keep::Tape => Taped::on(stream, directory)
+            .map_err(|error| Error::io("make tape in", directory.display().to_string(), error))?,
+    };
+    let mut walk = Walk::new(stream);
     while let Some(entry) = walk.next().map_err(read)? {
+        if let Some(path) = apply::content_of(&entry) {
+            walk.stream().expect(&path, entry.size).map_err(read)?;
+        }
         applier.apply(&entry, &mut walk.content()).map_err(|error| outer(diff_id, error))?;
     }
     // What follows the archive's end belongs to the diff id too.
     let mut stream = walk.into_inner();
     io::copy(&mut stream, &mut io::sink()).map_err(read)?;
-    let found = stream.meter.digest();
+    let (stream, tape) = stream.finish().map_err(read)?;
+    let found = stream.into_inner().meter.digest();
     if found != *diff_id {
         return Err(Error::invalid(OP, diff_id.to_string(), format!("the content's diff id is {found}"))
             .hint("the image is broken or was tampered with: build and push it again"));
     }
-    applier.finish(directory).map_err(|error| outer(diff_id, error))
+    let tape = tape.filter(|_| !applier.lost_content);
+    let written = applier.finish(directory).map_err(|error| outer(diff_id, error))?;
+    Ok(Unpacked { written, tape })
 }
 
 fn damaged(diff_id: &Digest, error: io::Error) -> Error {

@@ -24,6 +24,11 @@ async fn check(store: &Store, repair: Repair) -> (Checked, Vec<Finding>) {
     (checked, found)
 }
 
+/// A store that keeps blobs.
+async fn keeping() -> Place {
+    Place::with(|settings| settings.keep_blobs = true).await
+}
+
 /// A pulled image and the directories of its layers, lowest first.
 async fn pulled(place: &Place, server: &Server, made: &Made) -> Vec<std::path::PathBuf> {
     let reference = server.offer(made, "v1");
@@ -46,8 +51,8 @@ async fn what_is_whole_has_no_findings_and_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn damaged_files_come_again_from_the_blob_without_the_registry() {
-    let (place, server, made) = (Place::new().await, Server::new().await, app());
+async fn damaged_files_come_again_from_a_kept_blob_without_the_registry() {
+    let (place, server, made) = (keeping().await, Server::new().await, app());
     let layers = pulled(&place, &server, &made).await;
     fs::write(layers[1].join("fs/app"), "54321").unwrap();
     let asked = server.shelf.lock().unwrap().log.len();
@@ -76,7 +81,7 @@ async fn damaged_files_come_again_from_the_blob_without_the_registry() {
 
 #[tokio::test]
 async fn a_damaged_blob_is_fetched_again_and_only_that() {
-    let (place, server, made) = (Place::new().await, Server::new().await, app());
+    let (place, server, made) = (keeping().await, Server::new().await, app());
     let layers = pulled(&place, &server, &made).await;
     let mut bytes = fs::read(layers[0].join("blob")).unwrap();
     bytes[100] ^= 1;

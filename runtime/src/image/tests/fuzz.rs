@@ -1,11 +1,11 @@
 //! Mutated layers and documents: an answer, never a panic, and nothing outside of the layer's own directory.
 
-use std::fs;
+use std::{fs, io::Read};
 
 use proptest::{prelude::*, sample::Index};
 
 use super::fixture::{app, config_of};
-use crate::image::{cosign::Signature, digest::Digest, document, policy::Policy, unpack};
+use crate::image::{cosign::Signature, digest::Digest, document, policy::Policy, tape::Replay, unpack};
 
 /// A layer of every kind of entry, and where its headers are.
 fn layer() -> (Vec<u8>, Vec<usize>) {
@@ -75,9 +75,17 @@ proptest! {
         fs::create_dir(&directory).unwrap();
         fs::write(place.path().join("victim"), "untouched").unwrap();
         fs::write(directory.join("blob"), &tar).unwrap();
-        let unpacked = unpack::unpack(&directory.join("blob"), &Digest::of(&tar), &directory, 1 << 24);
-        if let Err(error) = unpacked {
-            prop_assert!(!error.chain().is_empty());
+        let blob = directory.join("blob");
+        match unpack::unpack(&blob, &Digest::of(&tar), &directory, 1 << 24, unpack::Keep::Tape) {
+            Err(error) => prop_assert!(!error.chain().is_empty()),
+            Ok(unpacked) => {
+                if let Some(tape) = unpacked.tape {
+                    let mut again = Vec::new();
+                    Replay::open(&directory).unwrap().read_to_end(&mut again).unwrap();
+                    prop_assert_eq!(again.len() as u64, tape.tar_bytes);
+                    prop_assert!(again == tar, "the tape gives another tar");
+                }
+            }
         }
         prop_assert_eq!(fs::read_to_string(place.path().join("victim")).unwrap(), "untouched");
         prop_assert_eq!(fs::read_dir(place.path()).unwrap().count(), 2);

@@ -112,7 +112,8 @@ fn unpack_blob(blob: &[u8], diff_id: &Digest) -> Unpacked {
     fs::create_dir(&directory).unwrap();
     fs::write(place.path().join("victim"), "untouched").unwrap();
     fs::write(directory.join("blob"), blob).unwrap();
-    let result = unpack(&directory.join("blob"), diff_id, &directory, 1 << 30);
+    let result = unpack(&directory.join("blob"), diff_id, &directory, 1 << 30, Keep::Blob)
+        .map(|unpacked| unpacked.written);
     Unpacked { place, result }
 }
 
@@ -409,7 +410,8 @@ fn a_full_disk_is_exhausted_and_names_the_path() {
     fs::create_dir(&directory).unwrap();
     let tar = Layer::new().file("big", &"x".repeat(1 << 20)).end();
     fs::write(directory.join("blob"), gzip(&tar)).unwrap();
-    let error = unpack(&directory.join("blob"), &Digest::of(&tar), &directory, 1 << 30).unwrap_err();
+    let error =
+        unpack(&directory.join("blob"), &Digest::of(&tar), &directory, 1 << 30, Keep::Blob).unwrap_err();
     assert_eq!(error.kind, Kind::Exhausted);
     let place = directory.join("fs/big").display().to_string();
     assert!(error.chain().contains(&place) && error.chain().contains("No space left"), "{}", error.chain());
