@@ -157,9 +157,7 @@ impl Applier {
         content: &mut impl Read,
     ) -> io::Result<()> {
         let name = OsStr::from_bytes(spot.name);
-        self.clear(parent, name)?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mut file = File::from(rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o600))?);
+        let mut file = self.create(parent, name, entry.mode)?;
         self.written.inodes += 1;
         let mut left = entry.size;
         loop {
@@ -171,7 +169,37 @@ impl Applier {
                 break;
             }
         }
-        self.dress(entry, parent, name)
+        self.dress_file(entry, parent, name, &file)
+    }
+
+    /// Makes a file, with the mode if it is an ordinary one and the umask has nothing against it.
+    fn create(&mut self, parent: &OwnedFd, name: &OsStr, mode: u32) -> io::Result<File> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let open = || rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(mode & 0o777));
+        Ok(File::from(match open() {
+            Err(Errno::EXIST) => {
+                self.clear(parent, name)?;
+                open()?
+            }
+            other => other?,
+        }))
+    }
+
+    /// As `dress`, and asks for no change of what is right already: each costs more than the look at all of them.
+    fn dress_file(&mut self, entry: &Entry, parent: &OwnedFd, name: &OsStr, file: &File) -> io::Result<()> {
+        let (owner, group) = (id(entry.uid)?, id(entry.gid)?);
+        let is = rustix::fs::fstat(file)?;
+        if (is.st_uid, is.st_gid) != (owner, group) {
+            rustix::fs::fchown(file, Some(Uid::from_raw(owner)), Some(Gid::from_raw(group)))?;
+        }
+        if is.st_mode & 0o7777 != entry.mode {
+            rustix::fs::fchmod(file, Mode::from_raw_mode(entry.mode))?;
+        }
+        for (key, value) in &entry.xattrs {
+            self.set_xattr(parent, name, key, value)?;
+        }
+        rustix::fs::futimens(file, &times_of(entry.mtime_seconds, entry.mtime_nanos))?;
+        Ok(())
     }
 
     fn special(&mut self, entry: &Entry, parent: &OwnedFd, spot: &Spot<'_>) -> io::Result<()> {

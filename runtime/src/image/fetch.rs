@@ -268,14 +268,24 @@ struct Pen {
 impl Pen {
     fn write(mut self, mut chunks: mpsc::Receiver<Bytes>) -> Result<Meter> {
         while let Some(chunk) = chunks.blocking_recv() {
-            self.file.write_all(&chunk).map_err(|error| {
-                let (missing, size) = (self.size.saturating_sub(self.meter.bytes), self.size);
-                Error::io("write layer", self.to.display().to_string(), error)
-                    .hint(format!("{missing} of its {size} bytes found no room"))
-            })?;
-            self.growth.grew(self.meter.bytes + chunk.len() as u64);
-            self.meter.update(&chunk);
+            self.put(&chunk)?;
+            // Who follows is woken once for all that is there.
+            for _ in 0..AHEAD {
+                let Ok(chunk) = chunks.try_recv() else { break };
+                self.put(&chunk)?;
+            }
+            self.growth.grew(self.meter.bytes);
         }
         Ok(self.meter)
+    }
+
+    fn put(&mut self, chunk: &[u8]) -> Result<()> {
+        self.file.write_all(chunk).map_err(|error| {
+            let (missing, size) = (self.size.saturating_sub(self.meter.bytes), self.size);
+            Error::io("write layer", self.to.display().to_string(), error)
+                .hint(format!("{missing} of its {size} bytes found no room"))
+        })?;
+        self.meter.update(chunk);
+        Ok(())
     }
 }
