@@ -113,7 +113,7 @@ pub struct Registry {
     pub pinned: Vec<String>,
     /// What a layer may unpack to.
     pub layer_max_bytes: u64,
-    /// Whether layers' blobs stay when they are unpacked.
+    /// Whether pulled layers' blobs stay when they are unpacked.
     pub keep_blobs: bool,
     /// containers-policy.json(5), read at each pull; empty: every image may be pulled.
     pub policy: PathBuf,

@@ -3,7 +3,7 @@
 //! ```text
 //! registry ──chunks──> partial file, digest ──┐ read behind the writer
 //!                                             └─> inflate ──> diff id ──> files below tmp/     one such line per layer
-//! each layer whole: the blob goes, where a tape gives it again
+//! each layer whole: a pulled one's blob goes, where a tape gives its tar again
 //! all layers: syncfs ──> rename to layers/ ──> names.json
 //! ```
 
@@ -34,6 +34,7 @@ use super::{
     names::Naming,
     route::Route,
     store::Inner,
+    unpack::Keep,
 };
 use crate::{Error, Kind, Result, error::Cause};
 
@@ -313,7 +314,8 @@ impl Maker<'_> {
                 let (tree, descriptor) = (Arc::clone(tree), descriptor.clone());
                 blocking("unpack layer", move || {
                     copy_blob(&tree, &descriptor, bench.blob())?;
-                    unpack_whole(bench, &descriptor)
+                    // Where would it be had from again?
+                    unpack_whole(bench, &descriptor, Keep::Blob)
                 })
                 .await?
             }
@@ -335,8 +337,9 @@ impl Maker<'_> {
         let grower = Grower(Arc::clone(&growth));
         let follower = growth.follow();
         // The bench comes back: what is half unpacked is removed where that may block.
+        let keep = self.inner.keep();
         let unpacking = tokio::spawn(blocking("unpack layer", move || {
-            let unpacked = bench.unpack(follower);
+            let unpacked = bench.unpack(follower, keep);
             Ok((bench, unpacked))
         }));
         let (pieces, watchers) = (&self.inner.pieces, self.watchers);
@@ -362,7 +365,7 @@ impl Maker<'_> {
             std::fs::rename(&partial, &to)
                 .map_err(|error| Error::io("rename", partial.display().to_string(), error))?;
             if anew {
-                return unpack_whole(bench, &descriptor);
+                return unpack_whole(bench, &descriptor, keep);
             }
             bench.done(&descriptor.digest, descriptor.size, unpacked?)
         })
@@ -371,10 +374,10 @@ impl Maker<'_> {
 }
 
 /// Unpacks the blob that lies on the bench.
-fn unpack_whole(bench: Bench, descriptor: &Descriptor) -> Result<Made> {
+fn unpack_whole(bench: Bench, descriptor: &Descriptor, keep: Keep) -> Result<Made> {
     let path = bench.blob();
     let blob = File::open(&path).map_err(|error| Error::io("open", path.display().to_string(), error))?;
-    let unpacked = bench.unpack(blob)?;
+    let unpacked = bench.unpack(blob, keep)?;
     bench.done(&descriptor.digest, descriptor.size, unpacked)
 }
 

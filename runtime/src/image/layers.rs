@@ -167,10 +167,9 @@ impl Bench {
     }
 
     /// Unpacks the blob. Blocks, as long as the stream does.
-    pub(super) fn unpack(&self, blob: impl Read + Send + 'static) -> Result<Unpacked> {
-        let inner = &self.claim.inner;
-        let most = inner.config.layer_max_bytes;
-        unpack::unpack_from(blob, &self.claim.diff_id, self.scratch.path(), most, inner.keep())
+    pub(super) fn unpack(&self, blob: impl Read + Send + 'static, keep: Keep) -> Result<Unpacked> {
+        let most = self.claim.inner.config.layer_max_bytes;
+        unpack::unpack_from(blob, &self.claim.diff_id, self.scratch.path(), most, keep)
     }
 
     /// Throws away what was unpacked, for another try. Blocks.
@@ -202,7 +201,7 @@ pub(super) fn keep_one(directory: &Path, tape: Option<Tape>, blob_bytes: u64) ->
 }
 
 impl Inner {
-    /// What is to stay beside a layer's files.
+    /// What is to stay beside the files of a layer that a registry has.
     pub(super) fn keep(&self) -> Keep {
         match self.config.keep_blobs {
             true => Keep::Blob,
