@@ -221,6 +221,23 @@ impl Driver {
 }
 
 impl Hierarchy {
+    /// Whether a controller counts huge pages: beside v1 controllers, one of v1, where OCI runtimes look. `cgroups(7)`.
+    pub fn counts_huge_pages(&self) -> bool {
+        const CONTROLLER: &str = "hugetlb";
+        // A file that is not there names no controller.
+        let read = |path: &Path| file::read(path).ok().flatten().unwrap_or_default();
+        match (self.mode, &self.roots.v2) {
+            (Mode::V2, Some(root)) => {
+                read(&root.join("cgroup.controllers")).split_whitespace().any(|name| name == CONTROLLER)
+            }
+            (Mode::V2 | Mode::V1 | Mode::Hybrid, _) => {
+                let own = read(Path::new("/proc/self/cgroup"));
+                let mut sets = own.lines().filter_map(|line| line.split(':').nth(1));
+                sets.any(|names| names.split(',').any(|name| name == CONTROLLER))
+            }
+        }
+    }
+
     /// Reads /proc/self/mountinfo and /proc/cgroups.
     ///
     /// # Errors

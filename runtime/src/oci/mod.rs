@@ -71,6 +71,8 @@ pub struct Request<'a> {
 #[derive(Debug, Clone, Default)]
 pub struct Host {
     pub cgroup_v2: bool,
+    /// Whether a controller counts huge pages, and so can limit them.
+    pub counts_huge_pages: bool,
     /// Capabilities this kernel knows: 0..=last.
     pub last_capability: u32,
     /// SELinux is on.

@@ -37,6 +37,12 @@ pub fn by_runtime(document: &Spec, request: &Request<'_>, program: &Path) -> Res
         // There is no such file on v1.
         resources.remove("unified");
     }
+    if !request.host.counts_huge_pages
+        && let Some(limits) = all.pointer_mut("/linux/resources/hugepageLimits").and_then(Value::as_array_mut)
+    {
+        // A kubelet sends noughts for every size to whoever asks for none.
+        limits.retain(|limit| limit["limit"] != 0);
+    }
     let text = |path: &Path| path.to_string_lossy().into_owned();
     Ok(launch::Runtime {
         program: text(program),

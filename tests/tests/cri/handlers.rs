@@ -105,6 +105,20 @@ fn handlers_are_listed_with_what_they_can_and_an_unknown_one_is_told() {
     assert!(refused.message().contains("has no user namespaces"), "{refused}");
 }
 
+/// A kubelet sends a nought for each size of huge pages to every container that asks for none, hugetlb controller or not.
+#[test]
+fn a_kubelets_noughts_of_huge_pages_keep_no_handler_from_its_work() {
+    let node = node("a_kubelets_noughts_of_huge_pages_keep_no_handler_from_its_work");
+    for handler in &node.handlers {
+        let pod = node.run(handler, pod(handler)).unwrap();
+        let pages = |size: &str| cri::HugepageLimit { page_size: size.into(), limit: 0 };
+        let noughts = vec![pages("2MB"), pages("1GB")];
+        let asked = asked("c", &["true"]).limited(|resources| resources.hugepage_limits = noughts);
+        let id = node.daemon.launch(&pod, &asked).unwrap();
+        assert_eq!(node.daemon.exited(&id).exit_code, 0, "{handler}");
+    }
+}
+
 #[test]
 fn an_oci_runtimes_container_lives_as_any_other() {
     let node = node("an_oci_runtimes_container_lives_as_any_other");
