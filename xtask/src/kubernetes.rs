@@ -61,6 +61,18 @@ const PARTS: &[&str] = &[
 
 /// What a kubelet without a cluster needs.
 pub const NODE: &[&str] = &["kubelet", "kubectl", "agnhost"];
+/// What a cluster of one node needs, and its services.
+pub const CLUSTER: &[&str] = &[
+    "kubelet",
+    "kubectl",
+    "agnhost",
+    "etcd",
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "kube-proxy",
+];
+
 /// Builds those that are missing, some minutes each on a small machine, and returns the directory of all.
 ///
 /// # Errors
@@ -113,6 +125,8 @@ fn go_mod() -> String {
 fn build(module: &Path, name: &str, bin: &Path) -> Result<()> {
     let package = match name {
         "agnhost" => "k8s.io/kubernetes/test/images/agnhost".to_owned(),
+        // The version that Kubernetes' own tests require.
+        "etcd" => "go.etcd.io/etcd/server/v3".to_owned(),
         _ => format!("k8s.io/kubernetes/cmd/{name}"),
     };
     // A kubelet whose version says v0.0.0 is refused by an apiserver that has one.

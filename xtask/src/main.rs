@@ -4,7 +4,7 @@
 //!   demo ----+                       +-- cargo      builds, and says where the programs are
 //!   bench ---+-- private (a berthd   +-- debian     packages that are missing
 //!            |   of this run alone)  +-- process    runs programs
-//!   test ----+-- stages: lint, unit, host, vm, kubelet -> one tally
+//!   test ----+-- stages: lint, unit, host, vm, kubelet, cluster -> one tally
 //!            +-- kubernetes  builds a kubelet and its kind
 //!   install      programs, unit and configuration below a prefix
 //!   deb          the same as a Debian package

@@ -1,41 +1,81 @@
-//! A stock kubelet on Berth: `cargo xtask test --only kubelet` (static pods, no cluster).
+//! A stock kubelet on Berth: `cargo xtask test --only kubelet` (static pods, no cluster) and `--only cluster`.
 //!
 //! ```text
-//!   xtask: builds Kubernetes; unshare --mount --net --pid ── this program
-//!     world   links, directories and cgroups that only these namespaces have
-//!     Node    berthd + kubelet
-//!     trials  share the node, side by side; those that restart something come after them, one by one
+//!   xtask: builds Kubernetes; unshare --mount --net --pid ── this program, for one part
+//!     world    links, directories and cgroups that only these namespaces have
+//!     Node     berthd + kubelet
+//!     Cluster  a Node that has joined a control plane of the test's own
+//!     trials   share the node, side by side; those that restart something come after them, one by one
 //! ```
 
+mod cluster;
+mod gates;
+mod isolation;
 mod kubectl;
 mod node;
+mod plane;
+mod resources;
 mod restarts;
+mod services;
 mod statics;
+mod streams;
+mod volumes;
+mod workloads;
 mod world;
 
-use std::{process::ExitCode, sync::Arc};
+use std::{env, process::ExitCode, sync::Arc};
 
 use libtest_mimic::{Arguments, Conclusion, Trial};
 
+use cluster::Cluster;
 use node::Node;
 
 /// A trial, on the node that all share.
 type Test = fn(&Node);
+/// One with its name, on what it shares with others.
+type Named<T> = (&'static str, fn(&T));
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     if !world::is_our_own() {
-        eprintln!("not run: it wants namespaces of its own; run it by `cargo xtask test --only kubelet`");
+        eprintln!(
+            "not run: it wants namespaces of its own; run it by `cargo xtask test --only kubelet,cluster`"
+        );
         return ExitCode::FAILURE;
     }
-    let node = Arc::new(Node::up());
-    let good = [
-        run(&arguments, &node, Together::Yes, statics::TRIALS),
-        run(&arguments, &node, Together::No, restarts::TRIALS),
+    let cluster = env::var("BERTH_KUBELET_PART").is_ok_and(|part| part == "cluster");
+    let good = if cluster { in_cluster(&arguments) } else { alone(&arguments) };
+    if good.iter().any(Conclusion::has_failed) { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn alone(arguments: &Arguments) -> Vec<Conclusion> {
+    let node = Arc::new(Node::alone());
+    let mut good = vec![
+        run(arguments, &node, "kubelet", Together::Yes, statics::TRIALS),
+        run(arguments, &node, "kubelet", Together::No, restarts::TRIALS),
     ];
+    gates::open(&node);
+    good.push(run(arguments, &node, "kubelet::gates", Together::Yes, statics::TRIALS));
+    good.push(run(arguments, &node, "kubelet::gates", Together::Yes, gates::TRIALS));
     // Dropping looks for leaks, and panics where there are some.
     drop(Arc::into_inner(node).expect("all trials have ended"));
-    if good.iter().any(Conclusion::has_failed) { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    good
+}
+
+fn in_cluster(arguments: &Arguments) -> Vec<Conclusion> {
+    let cluster = Arc::new(Cluster::up());
+    let together = [
+        streams::TRIALS,
+        workloads::TRIALS,
+        volumes::TRIALS,
+        isolation::TRIALS,
+        resources::TRIALS,
+        services::TRIALS,
+    ];
+    let mut good = vec![run(arguments, &cluster, "cluster", Together::Yes, &together.concat())];
+    good.push(run(arguments, &cluster, "cluster", Together::No, workloads::ALONE));
+    drop(Arc::into_inner(cluster).expect("all trials have ended"));
+    good
 }
 
 /// Whether trials may run side by side.
@@ -45,14 +85,20 @@ enum Together {
     No,
 }
 
-fn run(arguments: &Arguments, node: &Arc<Node>, together: Together, trials: &[(&str, Test)]) -> Conclusion {
+fn run<T: Send + Sync + 'static>(
+    arguments: &Arguments,
+    shared: &Arc<T>,
+    part: &str,
+    together: Together,
+    trials: &[Named<T>],
+) -> Conclusion {
     let mut arguments = arguments.clone();
     // They wait more than they work.
     arguments.test_threads = Some(if together == Together::Yes { 8 } else { 1 });
-    let trial = |(name, test): &(&str, Test)| {
-        let (node, test) = (Arc::clone(node), *test);
-        Trial::test(format!("kubelet::{name}"), move || {
-            test(&node);
+    let trial = |(name, test): &Named<T>| {
+        let (shared, test) = (Arc::clone(shared), *test);
+        Trial::test(format!("{part}::{name}"), move || {
+            test(&shared);
             Ok(())
         })
     };

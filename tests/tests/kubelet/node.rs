@@ -4,12 +4,15 @@ use std::{
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{
+        Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
 use berth_fixtures::{Image, Layer};
-use berth_tests::{Daemon, images, until, web};
+use berth_tests::{Daemon, Options, images, until, web};
 use serde_json::{Value, json};
 
 use crate::{kubectl, world};
@@ -22,37 +25,75 @@ pub const PATIENCE: Duration = Duration::from_secs(180);
 
 const READ_ONLY_PORT: u16 = 10255;
 
+/// What differs from the usual kubelet.
+#[derive(Debug, Clone, Default)]
+pub struct Setting {
+    /// Laid over its configuration, key by key.
+    pub over: Value,
+    pub arguments: Vec<String>,
+}
+
 /// Dropped, it takes the kubelet down and then berthd, which looks for leaks.
 #[derive(Debug)]
 pub struct Node {
     kubelet: Mutex<Option<Child>>,
+    setting: Mutex<Setting>,
+    /// How many settings there were: a static pod of a later one is another, though it be described alike.
+    turn: AtomicU32,
     daemon: RwLock<Daemon>,
     dir: PathBuf,
     cgroup: String,
 }
 
 impl Node {
-    pub fn up() -> Self {
-        world::make();
-        let daemon = Daemon::with_fixture();
-        let dir = daemon.dir().join("kube");
-        fs::create_dir(&dir).expect("make the kubelet's directory");
-        world::hide(&dir);
+    /// One with a kubelet that has no cluster.
+    pub fn alone() -> Self {
+        let node = Self::place(Options::default());
         let agnhost = fs::read(kubectl::program("agnhost")).expect("read agnhost");
         let layer = Layer::new().directory("tmp", 0o1777).file("agnhost", 0o755, agnhost);
         let image = Image::new().layer(layer).entrypoint(&["/agnhost"]);
-        daemon.load_image(AGNHOST, &image);
+        node.daemon().load_image(AGNHOST, &image);
+        let over = json!({"staticPodPath": node.manifests(), "registerNode": false});
+        node.set(Setting { over, arguments: Vec::new() });
+        node.start_kubelet();
+        node
+    }
+
+    /// One without a kubelet yet.
+    pub fn place(options: Options) -> Self {
+        world::make();
+        let daemon = Daemon::with_fixture_and(options);
+        let dir = daemon.dir().join("kube");
+        fs::create_dir(&dir).expect("make the kubelet's directory");
+        world::hide(&dir);
         let node = Self {
             kubelet: Mutex::default(),
+            setting: Mutex::default(),
+            turn: AtomicU32::new(0),
             cgroup: daemon.cgroup_parent().to_owned(),
             dir,
             daemon: RwLock::new(daemon),
         };
         world::make_cgroups(&node.cgroup);
         fs::create_dir(node.manifests()).expect("make the directory of manifests");
-        node.configure();
-        node.start_kubelet();
         node
+    }
+
+    /// Says how the next kubelet is started.
+    pub fn set(&self, setting: Setting) {
+        self.turn.fetch_add(1, Ordering::Relaxed);
+        self.configure(&setting.over);
+        *self.setting.lock().unwrap_or_else(PoisonError::into_inner) = setting;
+    }
+
+    /// A directory of the node's own.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The parent of the kubelet's cgroups.
+    pub fn cgroup(&self) -> &str {
+        &self.cgroup
     }
 
     pub fn daemon(&self) -> RwLockReadGuard<'_, Daemon> {
@@ -67,6 +108,8 @@ impl Node {
     /// A directory for a trial's volumes.
     pub fn volume(&self, name: &str) -> PathBuf {
         let directory = self.dir.join("volumes").join(name);
+        // Of an earlier trial by that name.
+        fs::remove_dir_all(&directory).ok();
         fs::create_dir_all(&directory).expect("make a volume");
         directory
     }
@@ -76,19 +119,18 @@ impl Node {
         self.dir.join("logs")
     }
 
-    fn manifests(&self) -> PathBuf {
+    pub fn manifests(&self) -> PathBuf {
         self.dir.join("manifests")
     }
 
-    fn configure(&self) {
-        let config = json!({
+    fn configure(&self, over: &Value) {
+        let mut config = json!({
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
             "kind": "KubeletConfiguration",
             "failCgroupV1": false,
             "cgroupDriver": "cgroupfs",
             "cgroupRoot": self.cgroup,
             "containerRuntimeEndpoint": format!("unix://{}", self.daemon().state().join("berth.sock").display()),
-            "staticPodPath": self.manifests(),
             "podLogsDir": self.logs(),
             "volumePluginDir": self.dir.join("plugins"),
             "failSwapOn": false,
@@ -106,9 +148,11 @@ impl Node {
             "oomScoreAdj": 0,
             "enforceNodeAllocatable": ["pods"],
             "readOnlyPort": READ_ONLY_PORT,
-            "registerNode": false,
             "clusterDNS": [],
         });
+        for (key, value) in over.as_object().into_iter().flatten() {
+            config[key] = value.clone();
+        }
         fs::write(self.config(), config.to_string()).expect("write the kubelet's configuration");
     }
 
@@ -122,6 +166,7 @@ impl Node {
         let mut command = Command::new(kubectl::program("kubelet"));
         command.arg("--config").arg(self.config()).arg("--root-dir").arg(self.dir.join("root"));
         command.args(["--hostname-override", NAME, "--node-ip", world::NODE_IP]);
+        command.args(&self.setting.lock().unwrap_or_else(PoisonError::into_inner).arguments);
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("share the log")).stderr(log);
         let mut child = command.spawn().expect("start the kubelet");
         let healthy = until(PATIENCE, || {
@@ -182,7 +227,10 @@ impl Node {
     pub fn run(&self, name: &str, spec: Value) -> StaticPod<'_> {
         let pod = json!({
             "apiVersion": "v1", "kind": "Pod",
-            "metadata": {"name": name, "namespace": "default"},
+            "metadata": {
+                "name": name, "namespace": "default",
+                "labels": {"turn": self.turn.load(Ordering::Relaxed).to_string()},
+            },
             "spec": spec,
         });
         let unfinished = self.dir.join(format!("{name}.json"));
@@ -196,8 +244,9 @@ impl Node {
     }
 }
 
-impl Drop for Node {
-    fn drop(&mut self) {
+impl Node {
+    /// Waits until the kubelet has nothing to do any more, and ends it. May be called twice.
+    pub fn leave(&self) {
         // Pods that are going keep it busy, their cgroups last.
         let busy = || world::pod_cgroups(&self.cgroup);
         until(PATIENCE, || busy().is_empty().then_some(()));
@@ -206,6 +255,12 @@ impl Drop for Node {
         if !left.is_empty() && !std::thread::panicking() {
             panic!("the kubelet did not finish with {left:?}:\n{}", self.kubelet_log());
         }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.leave();
         if std::thread::panicking() {
             eprintln!("---- the kubelet's log, the end ----\n{}", self.kubelet_log());
         }

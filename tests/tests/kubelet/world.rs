@@ -6,7 +6,10 @@ use std::{
     process::Command,
 };
 
-use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_bind, mount_change, unmount};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_bind_recursive, mount_change,
+    mount_move, unmount,
+};
 
 /// The node's address, on a link that leads nowhere.
 pub const NODE_IP: &str = "192.168.77.1";
@@ -32,6 +35,7 @@ fn is_tunnel(name: &str) -> bool {
 
 /// Sets up links and mounts. Called once, before anything is started.
 pub fn make() {
+    show_our_links();
     // Mounts come in from outside, none goes out; volumes are shared with containers.
     mount_change("/", MountPropagationFlags::SHARED | MountPropagationFlags::REC).expect("share mounts");
     let ip = |words: &str| {
@@ -44,6 +48,17 @@ pub fn make() {
     ip("link set node0 up");
     // A kubelet finds out its address by the default route.
     ip("route add default via 192.168.77.2 dev node0");
+}
+
+/// Mounts /sys anew: it shows the links of the network namespace that it was mounted in.
+fn show_our_links() {
+    let place = tempfile::tempdir().expect("make a directory");
+    let new = place.path();
+    mount("sysfs", new, "sysfs", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, None)
+        .expect("mount a sysfs");
+    mount_bind_recursive("/sys/fs/cgroup", new.join("fs/cgroup")).expect("bind the cgroups");
+    unmount("/sys", UnmountFlags::DETACH).expect("unmount the old sysfs");
+    mount_move(new, "/sys").expect("move the new sysfs to its place");
 }
 
 /// Puts directories of this run over those that a kubelet writes to by itself.
@@ -89,6 +104,26 @@ pub fn pod_cgroups(parent: &str) -> Vec<PathBuf> {
     let children = parents.flat_map(|parent| fs::read_dir(parent).into_iter().flatten().flatten());
     let pods = children.filter(|child| child.file_name().to_string_lossy().starts_with("pod"));
     pods.map(|child| child.path()).collect()
+}
+
+/// What a file of a container's cgroup says, in whichever hierarchy has it.
+pub fn container_file(parent: &str, id: &str, file: &str) -> Option<String> {
+    let named = |directory: &Path| -> Vec<PathBuf> {
+        fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+    };
+    hierarchies().into_iter().find_map(|root| {
+        let mut level = vec![root.join(parent.trim_start_matches('/')).join("kubepods")];
+        // kubepods/[QoS/]pod/container
+        for _ in 0..3 {
+            level =
+                level.iter().flat_map(|directory| named(directory)).filter(|path| path.is_dir()).collect();
+            let ours = level.iter().find(|path| path.ends_with(id));
+            if let Some(text) = ours.and_then(|path| fs::read_to_string(path.join(file)).ok()) {
+                return Some(text.trim().to_owned());
+            }
+        }
+        None
+    })
 }
 
 /// Removes what the kubelet made below a cgroup, which is empty by now.

@@ -1,4 +1,4 @@
-//! The stage that runs a kubelet: in mount, network and PID namespaces of their own, so that its mounts, links and processes
+//! The stages that run a kubelet, alone and in a cluster: in mount, network and PID namespaces of their own, so that its mounts, links and processes
 //! go with it. What has no namespace is put back afterwards: sysctls of the kernel that a kubelet sets.
 
 use std::{fs, io, process::Command};
@@ -19,14 +19,27 @@ const SYSCTLS: &[&str] = &[
 ];
 
 /// A kubelet alone, with static pods.
-pub fn run() -> Result<Tally> {
-    let name = "kubelet";
+pub fn alone() -> Result<Tally> {
+    run("kubelet", kubernetes::NODE)
+}
+
+/// A kubelet that has joined a cluster of its own.
+pub fn cluster() -> Result<Tally> {
+    if let Err(error) = debian::install(debian::REGISTRY) {
+        // The tests that need them say so one by one.
+        eprintln!("xtask: going on without: {error:#}");
+    }
+    run("cluster", kubernetes::CLUSTER)
+}
+
+/// Runs one part of the suite, which wants these programs of Kubernetes.
+fn run(name: &str, wanted: &[&str]) -> Result<Tally> {
     let mut tally = Tally::default();
     if !rustix::process::geteuid().is_root() {
         tally.skip(name, "a kubelet runs as root");
         return Ok(tally);
     }
-    let kubernetes = match kubernetes::programs(kubernetes::NODE) {
+    let kubernetes = match kubernetes::programs(wanted) {
         Ok(directory) => directory,
         Err(error) => {
             tally.skip(name, &format!("Kubernetes could not be built: {error:#}"));
@@ -59,6 +72,7 @@ pub fn run() -> Result<Tally> {
         ])
         .arg(test.path("kubelet")?)
         .env("BERTH_KUBERNETES", &kubernetes)
+        .env("BERTH_KUBELET_PART", name)
         .env("BERTH_PROGRAMS", here)
         .env("BERTH_FIXTURE", programs.path("fixture")?);
     let tally = suites::read(&mut command, name, &mut io::stdout());
