@@ -21,6 +21,9 @@ pub struct Root {
     fd: OwnedFd,
 }
 
+/// As often as runc. A `..`, of a link in an image too, that meets a rename or a mount anywhere on the machine is refused for
+/// now: `openat2(2)`, EAGAIN.
+const TRIES: u32 = 128;
 const RESOLVE: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
 
 impl Root {
@@ -30,13 +33,17 @@ impl Root {
 
     /// Opens a path below the root.
     pub fn open(&self, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
-        openat2(&self.fd, relative(path), flags | OFlags::CLOEXEC, Mode::empty(), RESOLVE)
+        self.resolve(path, flags, RESOLVE)
     }
 
     /// Opens a path of which no part may be a symbolic link: where /proc and /sys go.
     pub fn open_plain(&self, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
-        let resolve = RESOLVE.union(ResolveFlags::NO_SYMLINKS);
-        openat2(&self.fd, relative(path), flags | OFlags::CLOEXEC, Mode::empty(), resolve)
+        self.resolve(path, flags, RESOLVE.union(ResolveFlags::NO_SYMLINKS))
+    }
+
+    fn resolve(&self, path: &Path, flags: OFlags, how: ResolveFlags) -> rustix::io::Result<OwnedFd> {
+        let open = || openat2(&self.fd, relative(path), flags | OFlags::CLOEXEC, Mode::empty(), how);
+        (1..TRIES).map(|_| open()).find(|opened| !matches!(opened, Err(Errno::AGAIN))).unwrap_or_else(open)
     }
 
     /// Opens a directory, making what is missing of it with mode 0755.
@@ -104,4 +111,41 @@ pub fn path(bytes: &[u8]) -> &Path {
 fn relative(path: &Path) -> &Path {
     // openat2 takes "/" as the root itself under RESOLVE_IN_ROOT; an empty path it refuses.
     if path.as_os_str().is_empty() { Path::new(".") } else { path }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs,
+        sync::atomic::{AtomicBool, Ordering},
+        thread,
+    };
+
+    use super::*;
+
+    #[test]
+    fn ways_up_are_found_while_others_rename() {
+        let top = tempfile::tempdir().unwrap();
+        let top = top.path();
+        fs::create_dir_all(top.join("in/side")).unwrap();
+        fs::create_dir_all(top.join("one")).unwrap();
+        let root = fs::File::open(top.join("in")).unwrap();
+        let root = Root::new(root.into());
+        let over = AtomicBool::new(false);
+        let found = thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    for (from, to) in [("one", "two"), ("two", "one")] {
+                        fs::rename(top.join(from), top.join(to)).unwrap();
+                    }
+                }
+            });
+            let up = Path::new("side/../side/../side/../side");
+            let found: rustix::io::Result<Vec<_>> =
+                (0..5000).map(|_| root.open(up, OFlags::PATH).map(drop)).collect();
+            over.store(true, Ordering::Relaxed);
+            found
+        });
+        assert_eq!(found.map(|all| all.len()), Ok(5000));
+    }
 }
