@@ -1,6 +1,6 @@
 //! What can't be done is refused with its reason before anything is made; `features` promises only the rest.
 
-use berth_tests::oci::Oci;
+use berth_tests::{oci::Oci, systemd};
 use serde_json::{Value, json};
 
 /// Creates with something more in the config, which has to be refused; says why.
@@ -108,7 +108,7 @@ fn features_promise_what_is_kept() {
     assert_eq!(features["ociVersionMin"], "1.0.0");
     assert!(features["hooks"].as_array().unwrap().contains(&json!("createRuntime")));
     let linux = &features["linux"];
-    assert_eq!(linux["cgroup"]["systemd"], false);
+    assert_eq!(linux["cgroup"]["systemd"], systemd::runs_here());
     assert_eq!(linux["intelRdt"]["enabled"], false);
     assert_eq!(linux["seccomp"]["enabled"], true);
     let options = features["mountOptions"].as_array().unwrap();
