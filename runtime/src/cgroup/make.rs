@@ -8,7 +8,9 @@ use super::{Group, Limits, apply, file};
 use crate::{Error, Kind, Result};
 
 /// v2 controllers that limits and stats want.
-const WANTED: [&str; 5] = ["cpu", "cpuset", "io", "memory", "pids"];
+/// Those that no group with processes of its own can pass on are first, and say so: the others could, and would leave groups
+/// below it that nobody can enter.
+const WANTED: [&str; 5] = ["memory", "io", "cpu", "cpuset", "pids"];
 /// Those that few limits want, also beside v1's: where they can't be passed on, the limit that needs one says so.
 const WELCOME: [&str; 2] = ["hugetlb", "rdma"];
 
@@ -111,8 +113,8 @@ fn enable(dir: &Path) -> Result<()> {
 /// What is there and wanted and not passed on yet. On hybrid hosts v1 holds most.
 fn missing<'a>(available: &'a str, enabled: &str, wanted: &[&str]) -> Vec<&'a str> {
     let enabled: Vec<&str> = enabled.split_whitespace().collect();
-    let wanted = available.split_whitespace().filter(|controller| wanted.contains(controller));
-    wanted.filter(|controller| !enabled.contains(controller)).collect()
+    let there = |name: &&str| available.split_whitespace().find(|controller| controller == name);
+    wanted.iter().filter_map(there).filter(|controller| !enabled.contains(controller)).collect()
 }
 
 /// Directories made by this call, removed when dropped before `keep`.
@@ -175,7 +177,7 @@ mod tests {
     fn only_wanted_controllers_that_are_there_and_not_passed_on_are_enabled() {
         assert_eq!(
             missing("cpuset cpu io memory hugetlb pids rdma\n", "cpu\n", &WANTED),
-            ["cpuset", "io", "memory", "pids"]
+            ["memory", "io", "cpuset", "pids"]
         );
         assert_eq!(missing("hugetlb\n", "\n", &WANTED), Vec::<&str>::new());
         assert_eq!(missing("hugetlb\n", "\n", &WELCOME), ["hugetlb"]);

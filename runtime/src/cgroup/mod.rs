@@ -55,6 +55,8 @@ pub enum Driver {
 #[derive(Debug, Clone)]
 pub struct Hierarchy {
     pub mode: Mode,
+    /// Whether a controller counts huge pages: beside v1 controllers, one of v1, where OCI runtimes look. `cgroups(7)`.
+    pub counts_huge_pages: bool,
     /// The mount points.
     roots: Group,
 }
@@ -221,24 +223,7 @@ impl Driver {
 }
 
 impl Hierarchy {
-    /// Whether a controller counts huge pages: beside v1 controllers, one of v1, where OCI runtimes look. `cgroups(7)`.
-    pub fn counts_huge_pages(&self) -> bool {
-        const CONTROLLER: &str = "hugetlb";
-        // A file that is not there names no controller.
-        let read = |path: &Path| file::read(path).ok().flatten().unwrap_or_default();
-        match (self.mode, &self.roots.v2) {
-            (Mode::V2, Some(root)) => {
-                read(&root.join("cgroup.controllers")).split_whitespace().any(|name| name == CONTROLLER)
-            }
-            (Mode::V2 | Mode::V1 | Mode::Hybrid, _) => {
-                let own = read(Path::new("/proc/self/cgroup"));
-                let mut sets = own.lines().filter_map(|line| line.split(':').nth(1));
-                sets.any(|names| names.split(',').any(|name| name == CONTROLLER))
-            }
-        }
-    }
-
-    /// Reads /proc/self/mountinfo and /proc/cgroups.
+    /// Reads /proc/self/mountinfo, /proc/cgroups and which controllers there are.
     ///
     /// # Errors
     /// `Precondition` where no cgroups are mounted.
@@ -252,7 +237,11 @@ impl Hierarchy {
             Error::new(Kind::Precondition, "find cgroups", "/proc/self/mountinfo")
                 .hint("none are mounted: mount -t cgroup2 none /sys/fs/cgroup")
         })?;
-        Ok(Self { mode: roots.mode, roots: Group { v2: roots.v2, v1: roots.v1 } })
+        Ok(Self {
+            mode: roots.mode,
+            counts_huge_pages: counts_huge_pages(&roots),
+            roots: Group { v2: roots.v2, v1: roots.v1 },
+        })
     }
 
     /// Makes `path` (absolute below the roots, may exist) in all hierarchies with these limits; undoes itself on failure.
@@ -275,6 +264,22 @@ impl Hierarchy {
         let groups =
             listings.flatten().flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
         groups.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    }
+}
+
+fn counts_huge_pages(roots: &mounts::Roots) -> bool {
+    const CONTROLLER: &str = "hugetlb";
+    // A file that is not there names no controller.
+    let read = |path: &Path| file::read(path).ok().flatten().unwrap_or_default();
+    match (roots.mode, &roots.v2) {
+        (Mode::V2, Some(root)) => {
+            read(&root.join("cgroup.controllers")).split_whitespace().any(|name| name == CONTROLLER)
+        }
+        (Mode::V2 | Mode::V1 | Mode::Hybrid, _) => {
+            let own = read(Path::new("/proc/self/cgroup"));
+            let mut sets = own.lines().filter_map(|line| line.split(':').nth(1));
+            sets.any(|names| names.split(',').any(|name| name == CONTROLLER))
+        }
     }
 }
 

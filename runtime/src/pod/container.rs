@@ -390,7 +390,7 @@ fn host(rooms: &Rooms, config: &cri::ContainerConfig) -> Result<oci::Host> {
     let held = held_capabilities();
     Ok(oci::Host {
         cgroup_v2: rooms.cgroups.mode == cgroup::Mode::V2,
-        counts_huge_pages: rooms.cgroups.counts_huge_pages(),
+        counts_huge_pages: rooms.cgroups.counts_huge_pages,
         last_capability: last.trim().parse().unwrap_or(40),
         selinux: Path::new("/sys/fs/selinux/enforce").exists(),
         lowest_oom_score: lowest_oom_score(held),
