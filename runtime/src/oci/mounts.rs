@@ -202,12 +202,19 @@ fn same(one: &str, other: &str) -> bool {
     Path::new(one).components().eq(Path::new(other).components())
 }
 
+/// Bits of `mount_setattr(2)`.
+#[derive(Debug, Default, Clone, Copy, PartialEq)]
+struct Attributes {
+    set: u64,
+    clear: u64,
+}
+
 /// What the options of one mount come to.
 #[derive(Debug, Default, PartialEq)]
 struct Meaning {
-    set: u64,
-    clear: u64,
-    recursive_attributes: bool,
+    /// Of what is mounted, and of all that is mounted below it too.
+    top: Attributes,
+    tree: Attributes,
     propagation: u64,
     bind: bool,
     recursive: bool,
@@ -256,12 +263,19 @@ pub fn compile(mount: &oci_spec::runtime::Mount, label: &str) -> launch::Mount {
             options: meaning.data,
         })
     };
+    let (top, tree, recursive_attributes) = match meaning.top == Attributes::default() {
+        // Earlier shims know that form alone.
+        true => (meaning.tree, Attributes::default(), meaning.tree != Attributes::default()),
+        false => (meaning.top, meaning.tree, false),
+    };
     launch::Mount {
         destination: mount.destination().as_os_str().as_bytes().to_vec(),
         from: Some(from),
-        set_attributes: meaning.set,
-        clear_attributes: meaning.clear,
-        recursive_attributes: meaning.recursive_attributes,
+        set_attributes: top.set,
+        clear_attributes: top.clear,
+        recursive_attributes,
+        recursive_set: tree.set,
+        recursive_clear: tree.clear,
         propagation: meaning.propagation,
         ids: meaning.ids,
         copy_up: meaning.copy_up && mount.typ().as_deref() == Some("tmpfs"),
@@ -274,10 +288,9 @@ fn meaning(options: &[String]) -> Meaning {
     for option in options {
         let name = option.as_str();
         if let Some((bits, clear)) = attribute(name) {
-            apply(&mut meaning, bits, clear);
+            meaning.top.apply(bits, clear);
         } else if let Some((bits, clear)) = name.strip_prefix('r').and_then(attribute) {
-            apply(&mut meaning, bits, clear);
-            meaning.recursive_attributes = true;
+            meaning.tree.apply(bits, clear);
         } else if let Some(bits) = propagation(name) {
             meaning.propagation = bits;
         } else {
@@ -302,20 +315,22 @@ fn meaning(options: &[String]) -> Meaning {
     meaning
 }
 
-fn apply(meaning: &mut Meaning, bits: u64, clear: bool) {
-    // An access time is one of several values, not a bit: the old one goes first.
-    let atime = bits & libc::MOUNT_ATTR__ATIME != 0 || bits == 0;
-    if atime {
-        meaning.set &= !libc::MOUNT_ATTR__ATIME;
-        meaning.clear |= libc::MOUNT_ATTR__ATIME;
-    }
-    if clear {
-        meaning.set &= !bits;
-        meaning.clear |= bits;
-    } else {
-        meaning.set |= bits;
-        if !atime {
-            meaning.clear &= !bits;
+impl Attributes {
+    fn apply(&mut self, bits: u64, clear: bool) {
+        // An access time is one of several values, not a bit: the old one goes first.
+        let atime = bits & libc::MOUNT_ATTR__ATIME != 0 || bits == 0;
+        if atime {
+            self.set &= !libc::MOUNT_ATTR__ATIME;
+            self.clear |= libc::MOUNT_ATTR__ATIME;
+        }
+        if clear {
+            self.set &= !bits;
+            self.clear |= bits;
+        } else {
+            self.set |= bits;
+            if !atime {
+                self.clear &= !bits;
+            }
         }
     }
 }
@@ -372,14 +387,16 @@ mod tests {
 
     #[test]
     fn options_become_attributes_and_the_rest_is_the_file_systems() {
+        let read_only = Attributes { set: libc::MOUNT_ATTR_RDONLY, clear: 0 };
+        let writable = Attributes { set: 0, clear: libc::MOUNT_ATTR_RDONLY };
         let rows = [
-            (vec!["ro"], Meaning { set: libc::MOUNT_ATTR_RDONLY, ..Meaning::default() }),
-            (vec!["ro", "rw"], Meaning { clear: libc::MOUNT_ATTR_RDONLY, ..Meaning::default() }),
+            (vec!["ro"], Meaning { top: read_only, ..Meaning::default() }),
+            (vec!["ro", "rw"], Meaning { top: writable, ..Meaning::default() }),
+            (vec!["rro", "rw"], Meaning { top: writable, tree: read_only, ..Meaning::default() }),
             (
                 vec!["rbind", "rro", "rslave"],
                 Meaning {
-                    set: libc::MOUNT_ATTR_RDONLY,
-                    recursive_attributes: true,
+                    tree: read_only,
                     propagation: libc::MS_REC | libc::MS_SLAVE,
                     bind: true,
                     recursive: true,
@@ -389,8 +406,7 @@ mod tests {
             (
                 vec!["relatime", "strictatime", "mode=755"],
                 Meaning {
-                    set: libc::MOUNT_ATTR_STRICTATIME,
-                    clear: libc::MOUNT_ATTR__ATIME,
+                    top: Attributes { set: libc::MOUNT_ATTR_STRICTATIME, clear: libc::MOUNT_ATTR__ATIME },
                     data: vec!["mode=755".into()],
                     ..Meaning::default()
                 },
@@ -413,7 +429,9 @@ mod tests {
             )
         ) {
             let meaning = of(&options);
-            prop_assert_eq!(meaning.set & meaning.clear & !libc::MOUNT_ATTR__ATIME, 0);
+            for part in [meaning.top, meaning.tree] {
+                prop_assert_eq!(part.set & part.clear & !libc::MOUNT_ATTR__ATIME, 0);
+            }
         }
     }
 }

@@ -9,10 +9,14 @@ use std::{
     path::Path,
 };
 
-use berth_launch::v1::{ContainerPlan, Hooks, Namespace, NamespaceKind, Process, Step, Sysctl};
+use berth_launch::v1::{ContainerPlan, Hooks, Namespace, NamespaceKind, Process, Step, Sysctl, rootfs};
 use rustix::{
     fs::{Mode, OFlags, ResolveFlags, open, openat2},
-    mount::{MountPropagationFlags, MoveMountFlags, UnmountFlags, mount_change, move_mount, unmount},
+    io::Errno,
+    mount::{
+        MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount_change, move_mount,
+        open_tree, unmount,
+    },
     process::{chdir, fchdir, pivot_root},
 };
 
@@ -105,7 +109,8 @@ fn sequence(
     if !is_ushered {
         stand_at_root(plan)?;
     }
-    let root = enter_rootfs(&prepared.root)?;
+    let propagation = plan.rootfs.as_ref().map_or(0, |rootfs| rootfs.propagation);
+    let root = enter_rootfs(prepared.root, plan, propagation)?;
     // What lies at a path in an image was taken by who has the host's rights.
     let staging = Path::new(&plan.dir).join("empty");
     let staging = (!is_ushered).then_some(staging.as_path());
@@ -117,7 +122,7 @@ fn sequence(
     }
     // 7. From here on there is no host.
     pivot(&root)?;
-    share_root(plan)?;
+    share_root(propagation)?;
     sysctls(&plan.sysctls)?;
     let (streams, terminal) = match streams {
         Some(streams) => (streams, None),
@@ -137,6 +142,7 @@ fn sequence(
         kernel::mount::set_attributes(root.as_fd(), libc::MOUNT_ATTR_RDONLY, 0, 0, false)
             .at(Step::Rootfs, "/")?;
     }
+    seal_root(propagation)?;
     if !is_ushered {
         warnings.extend(credentials::rlimits(None, &process.rlimits)?);
     }
@@ -207,14 +213,28 @@ fn new(plan: &ContainerPlan, kind: NamespaceKind) -> bool {
 
 /// Cuts this mount namespace off from the host's and puts the root where pivot_root can take it. Volumes that are to
 /// carry mounts to the host were taken before, as members of their peer groups, and stay that.
-fn enter_rootfs(tree: &OwnedFd) -> Result<Root> {
+fn enter_rootfs(mut tree: OwnedFd, plan: &ContainerPlan, propagation: u64) -> Result<Root> {
     mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
         .at(Step::Rootfs, "/")?;
     let how = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    move_mount(tree, "", rustix::fs::CWD, "", how).at(Step::Rootfs, "/")?;
-    // pivot_root(2) refuses a shared root, and nothing mounted below may travel to the host.
-    kernel::mount::set_attributes(tree.as_fd(), 0, 0, libc::MS_PRIVATE, true).at(Step::Rootfs, "/")?;
-    Ok(Root::new(tree.try_clone().at(Step::Rootfs, "/")?))
+    let plain = plan.rootfs.as_ref().filter(|rootfs| rootfs.ids.is_none());
+    let from = plain.and_then(|rootfs| rootfs.from.as_ref());
+    match (move_mount(&tree, "", rustix::fs::CWD, "", how), from) {
+        // As with volumes, see `mounts::without_loops`.
+        (Err(Errno::LOOP), Some(rootfs::From::Path(path))) => {
+            let flags = OpenTreeFlags::OPEN_TREE_CLONE
+                | OpenTreeFlags::OPEN_TREE_CLOEXEC
+                | OpenTreeFlags::AT_RECURSIVE;
+            tree = open_tree(rustix::fs::CWD, path, flags).at(Step::Rootfs, path)?;
+            move_mount(&tree, "", rustix::fs::CWD, "", how).at(Step::Rootfs, "/")?;
+        }
+        (moved, _) => moved.at(Step::Rootfs, "/")?,
+    }
+    // pivot_root(2) refuses a shared root, and nothing mounted below may travel to the host. What the host mounts there
+    // comes to a slave, where its root is shared.
+    let cut_off = if propagation & libc::MS_SLAVE != 0 { libc::MS_SLAVE } else { libc::MS_PRIVATE };
+    kernel::mount::set_attributes(tree.as_fd(), 0, 0, cut_off, true).at(Step::Rootfs, "/")?;
+    Ok(Root::new(tree))
 }
 
 /// Goes to where the root will be put, by the host's rights: a working directory comes along into a new mount namespace,
@@ -226,9 +246,17 @@ pub fn stand_at_root(plan: &ContainerPlan) -> Result<()> {
 }
 
 /// A root that was asked to be shared is that within the container's own namespaces.
-fn share_root(plan: &ContainerPlan) -> Result<()> {
-    match plan.rootfs.as_ref().is_some_and(|rootfs| rootfs.propagation & libc::MS_SHARED != 0) {
+fn share_root(propagation: u64) -> Result<()> {
+    match propagation & libc::MS_SHARED != 0 {
         true => mount_change("/", MountPropagationFlags::SHARED).at(Step::Rootfs, "/"),
+        false => Ok(()),
+    }
+}
+
+/// A root that nobody is to bind elsewhere; we have bound what is masked in it.
+fn seal_root(propagation: u64) -> Result<()> {
+    match propagation & libc::MS_UNBINDABLE != 0 {
+        true => mount_change("/", MountPropagationFlags::UNBINDABLE).at(Step::Rootfs, "/"),
         false => Ok(()),
     }
 }

@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use berth_launch::v1::{Device, Filesystem, Mount, Step, Symlink, device, mount};
+use berth_launch::v1::{Bind, Device, Failure, Filesystem, Mount, Step, Symlink, device, mount};
 use rustix::{
     fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, chownat, mknodat, symlinkat},
     io::Errno,
@@ -68,7 +68,12 @@ pub fn below(tree: &OwnedFd, sub_path: &Path, destination: &Path) -> Result<Owne
 fn one(root: &Root, mount: &Mount, source: Option<OwnedFd>, staging: Option<&Path>) -> Result<()> {
     let destination = root::path(&mount.destination);
     match (&mount.from, source) {
-        (Some(mount::From::Bind(_)), Some(tree)) => bind(root, mount, destination, &tree),
+        (Some(mount::From::Bind(from)), Some(tree)) => match bind(root, mount, destination, &tree) {
+            Err(failure) if failure.errno == libc::ELOOP && from.recursive => {
+                bind(root, mount, destination, &without_loops(mount, from, failure)?)
+            }
+            bound => bound,
+        },
         (Some(mount::From::Image(image)), Some(tree)) => match staging.filter(|_| !image.sub_path.is_empty())
         {
             None => bind(root, mount, destination, &tree),
@@ -93,6 +98,20 @@ fn one(root: &Root, mount: &Mount, source: Option<OwnedFd>, staging: Option<&Pat
         }
         _ => Err(fail(Step::Plan, destination, 0, "a mount from nothing")),
     }
+}
+
+/// The source of a bind anew, as it is in this mount namespace. A tree with a mount of a mount namespace's file in it, as snapd
+/// makes them, can't be put into a namespace that is newer than that one (`check_for_nsfs_mounts`); the copy that is ours
+/// came without. A slave's it is by now, so what is to be shared with the host can't be had that way.
+fn without_loops(mount: &Mount, from: &Bind, failure: Failure) -> Result<OwnedFd> {
+    let told = "a mount namespace's file is mounted in its source: findmnt -t nsfs";
+    if mount.ids.is_some() || mount.propagation & libc::MS_SHARED != 0 {
+        return Err(Failure { detail: told.into(), ..failure });
+    }
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+    open_tree(rustix::fs::CWD, root::path(&from.source), flags)
+        .map_err(|_| Failure { detail: told.into(), ..failure })
 }
 
 fn bind(root: &Root, mount: &Mount, destination: &Path, tree: &OwnedFd) -> Result<()> {
