@@ -27,6 +27,7 @@ pub const APPLETS: &[&str] = &[
     "mknod",
     "names",
     "noeol",
+    "notify",
     "open",
     "pwd",
     "resolve",

@@ -8,6 +8,8 @@
 mod check;
 mod filter;
 mod hooks;
+#[cfg(test)]
+mod hostile;
 mod net_devices;
 mod process;
 mod scheduling;
@@ -40,8 +42,8 @@ pub struct Bundle<'a> {
     pub dir: &'a Path,
     pub cgroup: launch::Cgroup,
     pub outside: launch::Outside,
-    /// systemd's socket of the caller's, to be found in the container too.
-    pub notify_socket: Option<&'a Path>,
+    /// The directory that the container's notify socket will be in, where the caller has one.
+    pub notify: Option<&'a Path>,
     pub keyring: Keyring,
 }
 
@@ -52,8 +54,8 @@ pub enum Keyring {
     Callers,
 }
 
-/// Where a container finds the caller's notify socket, as with the peers.
-const NOTIFY: &str = "/run/notify/notify.sock";
+/// Where a container finds its notify socket, as with the peers.
+const NOTIFY: &str = "/run/notify";
 
 /// Reads a `config.json`.
 ///
@@ -83,10 +85,10 @@ pub fn plan(bundle: &Bundle<'_>) -> Result<launch::ContainerPlan> {
         None => return Err(refused("process", "the spec has none, and there is nothing to create")),
     };
     let mut all = mounts(bundle)?;
-    if let Some(socket) = bundle.notify_socket {
-        all.push(notify(socket));
+    if let Some(directory) = bundle.notify {
+        all.push(notify(directory));
         process.env.retain(|var| !var.starts_with(b"NOTIFY_SOCKET="));
-        process.env.push(format!("NOTIFY_SOCKET={NOTIFY}").into_bytes());
+        process.env.push(format!("NOTIFY_SOCKET={NOTIFY}/notify.sock").into_bytes());
     }
     let own_dev = !all.iter().any(|mount| {
         mount.destination == b"/dev" && matches!(mount.from, Some(launch::mount::From::Bind(_)))
@@ -196,11 +198,15 @@ fn one_mount(mount: &oci_spec::runtime::Mount, bundle: &Bundle<'_>) -> Result<la
     Ok(compiled)
 }
 
-fn notify(socket: &Path) -> launch::Mount {
+/// To a socket one may speak on a read-only mount too; nothing else is to be left there.
+fn notify(directory: &Path) -> launch::Mount {
+    let attributes =
+        libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
     launch::Mount {
         destination: NOTIFY.into(),
+        set_attributes: attributes,
         from: Some(launch::mount::From::Bind(launch::Bind {
-            source: socket.as_os_str().as_bytes().to_vec(),
+            source: directory.as_os_str().as_bytes().to_vec(),
             ..launch::Bind::default()
         })),
         ..launch::Mount::default()

@@ -13,7 +13,7 @@ use prost::Message;
 use super::{
     Globals, extras, groups, hooks,
     identity::{Identity, end},
-    limits, passed, rootless, shim,
+    limits, notify, passed, rdt, rootless, shim,
     state::{Container, START, State, read, write_whole},
 };
 use crate::{
@@ -64,7 +64,10 @@ pub fn birth(globals: &Globals, spec: &Spec, raw: &[u8], asked: &Asked) -> Resul
     write_whole(&dir.join("config.json"), raw)?;
     // Held until init is in it.
     let (group, planned, _scope) = group(globals, spec, &asked.id, &mut undo)?;
-    let plan = plan(spec, asked, &dir, planned)?;
+    let rdt = spec.linux().as_ref().map_or(Ok(rdt::Made::default()), |linux| rdt::make(linux, &asked.id))?;
+    let mut plan = plan(spec, asked, &dir, planned)?;
+    plan.resctrl = rdt.enters.first().map(|dir| dir.to_string_lossy().into_owned()).unwrap_or_default();
+    plan.needs = berth_launch::needs::container(&plan);
     write_whole(&dir.join("plan"), &plan.encode_to_vec())?;
     let mut container = Container { dir, state: state(spec, asked, &group)? };
     container.save()?;
@@ -80,12 +83,16 @@ pub fn birth(globals: &Globals, spec: &Spec, raw: &[u8], asked: &Asked) -> Resul
     ready.warnings.iter().for_each(|warning| globals.log.warn(warning));
     container.state.init = Identity::new(ready.pid, ready.pid_start_time)?;
     undo.init = container.state.init.clone();
+    rdt.enters.iter().skip(1).try_for_each(|dir| rdt::enter(dir, ready.pid))?;
+    container.state.resctrl = rdt.enters.clone();
+    container.state.resctrl_ours = rdt.ours.clone();
     container.save()?;
     if let Some(path) = &asked.pid_file {
         write_whole(path, ready.pid.to_string().as_bytes())?;
     }
     globals.log.debug(&format!("container {} is created, its init is {}", asked.id, ready.pid));
     // It stands.
+    rdt.keep();
     undo.group = None;
     undo.init = Identity::default();
     undo.dir = PathBuf::new();
@@ -131,7 +138,7 @@ fn plan(spec: &Spec, asked: &Asked, dir: &Path, cgroup: launch::Cgroup) -> Resul
     let listen = passed::listening(&|name| std::env::var(name).ok(), std::process::id());
     let kept = asked.preserve_fds.saturating_add(listen);
     passed::are_open(kept)?;
-    let notify = std::env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty()).map(PathBuf::from);
+    let notify = notify::prepare(dir)?;
     let console = asked.console.as_ref().map(|path| path.to_string_lossy().into_owned());
     let mut plan = oci::bundle_plan(&oci::Bundle {
         spec,
@@ -144,7 +151,7 @@ fn plan(spec: &Spec, asked: &Asked, dir: &Path, cgroup: launch::Cgroup) -> Resul
             console_socket: console.unwrap_or_default(),
             preserve_fds: kept,
         },
-        notify_socket: notify.as_deref().filter(|path| path.is_absolute()),
+        notify: notify.as_deref(),
         keyring: asked.keyring,
     })?;
     rootless::with_helpers(&mut plan)?;
@@ -175,6 +182,8 @@ fn state(spec: &Spec, asked: &Asked, group: &Group) -> Result<State> {
         cgroup_v2: group.v2.clone(),
         cgroup_v1: group.v1.clone(),
         own_pids,
+        resctrl: Vec::new(),
+        resctrl_ours: Vec::new(),
     })
 }
 

@@ -39,9 +39,12 @@ pub fn run(globals: &Globals, line: &Line) -> Result<u8> {
         false => foreground::adopting(|| birth(globals, &spec, &raw, &asked))?,
     };
     let started = start::start_it(&container);
+    if let (Ok(Some(proxy)), true) = (&started, detached) {
+        proxy.until_ready(&container.state.init)?;
+    }
     if started.is_err() || !detached {
-        let outcome = started.and_then(|()| match signals {
-            Some(signals) => foreground::wait(&container.state.init, relay, signals),
+        let outcome = started.and_then(|proxy| match signals {
+            Some(signals) => foreground::wait(&container.state.init, relay, proxy.as_ref(), signals),
             None => Ok(0),
         });
         let removed = match line.has("keep") && outcome.is_ok() {

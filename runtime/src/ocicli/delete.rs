@@ -7,6 +7,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::{
     Globals, groups, hooks,
     line::Line,
+    rdt,
     state::{Container, Status},
 };
 use crate::{Error, Kind, Result, error::Cause};
@@ -44,6 +45,7 @@ pub fn remove(globals: &Globals, container: &Container) -> Result<()> {
     // The rest: processes that outlive an init without a PID namespace of its own.
     let mut failures: Vec<Error> = Vec::new();
     failures.extend(groups::remove(&group).err());
+    failures.extend(rdt::remove(&container.state.resctrl_ours).err());
     failures
         .extend(container.spec().and_then(|spec| hooks::poststop(globals, &spec, &container.state)).err());
     if failures.is_empty() {

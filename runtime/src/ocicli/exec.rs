@@ -13,7 +13,7 @@ use super::{
     groups,
     identity::{self, Identity},
     line::{Line, wrong},
-    passed, shim, signals,
+    passed, rdt, shim, signals,
     state::{Container, Status, read, write_whole},
 };
 use crate::{Error, Kind, Result, error::Cause, oci};
@@ -52,6 +52,8 @@ pub fn exec(globals: &Globals, line: &Line) -> Result<u8> {
     }
     let plan = plan(&container, &spec, &asked, line, console)?;
     let signals = (!detached).then(signals::take).transpose()?;
+    // The shim and its process inherit it.
+    container.state.resctrl.iter().try_for_each(|dir| rdt::enter(dir, 0))?;
     let ready = shim::launch("oneshot-exec", &plan)?;
     ready.warnings.iter().for_each(|warning| globals.log.warn(warning));
     let process = Identity::new(ready.pid, ready.pid_start_time)?;
@@ -60,7 +62,7 @@ pub fn exec(globals: &Globals, line: &Line) -> Result<u8> {
     }
     match signals {
         None => Ok(0),
-        Some(signals) => foreground::wait(&process, relay, signals),
+        Some(signals) => foreground::wait(&process, relay, None, signals),
     }
 }
 

@@ -100,7 +100,7 @@ pub fn features(_: &Globals, _: &Line) -> Result<u8> {
             },
             "apparmor": {"enabled": file("/sys/module/apparmor/parameters/enabled").starts_with('Y')},
             "selinux": {"enabled": Path::new("/sys/fs/selinux/enforce").exists()},
-            "intelRdt": {"enabled": false},
+            "intelRdt": {"enabled": true, "schemata": true, "monitoring": true},
             "mountExtensions": {"idmap": {"enabled": true}},
             "netDevices": {"enabled": true},
             "memoryPolicy": {

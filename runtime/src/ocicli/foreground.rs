@@ -23,6 +23,7 @@ use rustix::{
 
 use super::{
     identity::Identity,
+    notify::Proxy,
     signals::{self, Resized},
     terminal::{self, Raw},
 };
@@ -100,9 +101,14 @@ pub fn adopting<T>(launch: impl FnOnce() -> Result<T>) -> Result<T> {
     adopt(None).and(launched)
 }
 
-/// Waits for the end, and hands on the signals, taken before the process ran; the exit code, 128 and the signal's number
-/// where one ended it.
-pub fn wait(process: &Identity, relay: Option<Relay>, mut signals: SignalFd) -> Result<u8> {
+/// Waits for the end, and hands on the signals, taken before the process ran, and its notifications; the exit code, 128 and
+/// the signal's number where one ended it.
+pub fn wait(
+    process: &Identity,
+    relay: Option<Relay>,
+    proxy: Option<&Proxy>,
+    mut signals: SignalFd,
+) -> Result<u8> {
     let failed = |errno: rustix::io::Errno| Error::io("wait for", process.pid.to_string(), errno);
     let pid = rustix::process::Pid::from_raw(process.pid).ok_or_else(|| failed(rustix::io::Errno::SRCH))?;
     // Our child: the number is its own until we have waited for it.
@@ -118,6 +124,7 @@ pub fn wait(process: &Identity, relay: Option<Relay>, mut signals: SignalFd) -> 
             PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN),
             PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN),
         ];
+        watched.extend(proxy.map(|proxy| PollFd::from_borrowed_fd(proxy.as_fd(), PollFlags::IN)));
         let terminal = master.as_ref().filter(|_| output);
         watched.extend(terminal.map(|master| PollFd::from_borrowed_fd(master.as_fd(), PollFlags::IN)));
         if input {
@@ -130,8 +137,12 @@ pub fn wait(process: &Identity, relay: Option<Relay>, mut signals: SignalFd) -> 
         let mut told = watched.iter().map(|fd| !fd.revents().is_empty()).collect::<Vec<bool>>().into_iter();
         drop(watched);
         let ended = told.next() == Some(true);
-        // Signals are read whether told of or not.
+        // Signals and notifications are read whether told of or not.
         told.next();
+        if let Some(proxy) = proxy {
+            told.next();
+            proxy.hand_on_all();
+        }
         let (spoke, typed) = (output && told.next() == Some(true), input && told.next() == Some(true));
         let resized = signals::hand_on(&mut signals, &pidfd) == Resized::Yes;
         if let Some(master) = &master {

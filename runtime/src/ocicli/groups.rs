@@ -74,7 +74,7 @@ pub fn devices(globals: &Globals, group: &Group, resources: &LinuxResources) -> 
 }
 
 /// Whether not all ids of the host are ours.
-fn in_user_namespace() -> Result<bool> {
+pub fn in_user_namespace() -> Result<bool> {
     let map = read(Path::new("/proc/self/uid_map"))?;
     Ok(map.is_some_and(|map| !map.split_whitespace().eq(["0", "0", "4294967295"])))
 }

@@ -34,9 +34,11 @@ mod limits;
 mod line;
 mod list;
 mod log;
+mod notify;
 mod passed;
 mod pause;
 mod ps;
+mod rdt;
 mod rootless;
 mod shim;
 mod signals;
@@ -103,9 +105,9 @@ fn perform(asked: verbs::Asked, log: &mut Log) -> Result<u8> {
 }
 
 fn globals(line: &Line, log: Log) -> Result<Globals> {
-    let root = rustix::process::geteuid().is_root();
+    let ordinary = rootless::is_ordinary()?;
     let rootless = match line.last("rootless") {
-        None | Some("auto") => !root,
+        None | Some("auto") => ordinary,
         Some("true" | "1") => true,
         Some("false" | "0") => false,
         Some(other) => {
@@ -118,15 +120,17 @@ fn globals(line: &Line, log: Log) -> Result<Globals> {
     };
     let home = match line.last("root") {
         Some(path) => std::path::absolute(path).map_err(|error| Error::io("find root", path, error))?,
-        None => default_root(root),
+        None => default_root(ordinary),
     };
     let groups = if line.has("systemd-cgroup") { Driver::Systemd } else { Driver::Cgroupfs };
     Ok(Globals { home: Home::new(home), log, groups, rootless })
 }
 
-/// A person's own runtime directory where we aren't root, as peers do.
-fn default_root(root: bool) -> PathBuf {
-    match std::env::var_os("XDG_RUNTIME_DIR").filter(|directory| !root && !directory.is_empty()) {
+/// A person's own runtime directory where we aren't root, or only in a namespace that they made, as peers do.
+fn default_root(ordinary: bool) -> PathBuf {
+    let is_roots = std::env::var_os("USER").is_some_and(|name| name == "root");
+    let own = ordinary && !(is_roots && rustix::process::geteuid().is_root());
+    match std::env::var_os("XDG_RUNTIME_DIR").filter(|directory| own && !directory.is_empty()) {
         Some(directory) => PathBuf::from(directory).join("berth-oci"),
         None => PathBuf::from("/run/berth-oci"),
     }

@@ -7,7 +7,16 @@ use berth_launch::v1 as launch;
 use oci_spec::runtime::Linux;
 use serde_json::{Value, json};
 
+use super::groups;
 use crate::{Error, Kind, Result, error::Cause};
+
+/// Whether we have an ordinary user's rights: as one, or as the root of a user namespace, in which podman calls us.
+pub fn is_ordinary() -> Result<bool> {
+    match rustix::process::geteuid().is_root() {
+        true => groups::in_user_namespace(),
+        false => Ok(true),
+    }
+}
 
 /// Whether a spec can do without a cgroup: it names none, and limits nothing. Device rules are not looked at: without a
 /// right to make nodes there is nothing to be ruled.

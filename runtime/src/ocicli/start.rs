@@ -12,6 +12,7 @@ use rustix::net::{
 use super::{
     Globals, delete, hooks,
     line::Line,
+    notify::Proxy,
     shim,
     state::{Container, START, Status},
 };
@@ -19,12 +20,15 @@ use crate::{Error, Kind, Result, error::Cause};
 
 pub fn start(globals: &Globals, line: &Line) -> Result<u8> {
     let container = globals.home.find(line.id()?)?;
-    start_it(&container)?;
-    Ok(0)
+    match start_it(&container)? {
+        // Nobody is kept from the container meanwhile.
+        Some(proxy) => proxy.until_ready(&container.state.init).map(|()| 0),
+        None => Ok(0),
+    }
 }
 
-/// Starts a created container, and runs its poststart hooks.
-pub fn start_it(container: &Container) -> Result<()> {
+/// Starts a created container, and runs its poststart hooks; gives what its notifications come through.
+pub fn start_it(container: &Container) -> Result<Option<Proxy>> {
     let id = container.state.id.as_str();
     let _lock = Container::lock(&container.dir)?;
     match container.status()? {
@@ -35,14 +39,16 @@ pub fn start_it(container: &Container) -> Result<()> {
         }
         Status::Creating => return Err(refused(id, "cannot start a container that is being created")),
     }
+    let proxy = Proxy::bind(container)?;
     let outcome = open_gate(container);
     // Whatever came of it, nobody listens there any more.
     fs::remove_file(container.dir.join(START)).ok();
     outcome?;
-    hooks::poststart(container).inspect_err(|_| {
+    let hooked = hooks::poststart(container).inspect_err(|_| {
         // The hook's failure is the one to tell; a container that does not stop is deleted with --force.
         delete::end_init(container).ok();
-    })
+    });
+    hooked.map(|()| proxy)
 }
 
 fn refused(id: &str, why: &str) -> Error {

@@ -6,6 +6,7 @@
 //!             plan         what the shim was given, for execs
 //!             start        init's socket, until it is started
 //!             lock         flock(2): one verb at a time changes a container
+//!             notify/      what is mounted at /run/notify, see `notify`
 //! ```
 
 use std::{
@@ -71,6 +72,11 @@ pub struct State {
     /// No process outlives init: it has a PID namespace of its own.
     #[serde(default)]
     pub own_pids: bool,
+    /// The groups of resctrl that its processes enter, and those that go with it.
+    #[serde(default)]
+    pub resctrl: Vec<PathBuf>,
+    #[serde(default)]
+    pub resctrl_ours: Vec<PathBuf>,
 }
 
 impl State {

@@ -2,10 +2,7 @@
 
 use std::{
     fs,
-    os::{
-        fd::AsRawFd,
-        unix::net::{UnixDatagram, UnixListener},
-    },
+    os::{fd::AsRawFd, unix::net::UnixListener},
     process::Command,
 };
 
@@ -56,21 +53,6 @@ fn sockets_are_passed_on_where_they_are_meant_for_us() {
     let info = run_by_shell(&oci, &format!("{opened} LISTEN_PID=1;"), "");
     assert_eq!((&info["env"]["LISTEN_FDS"], &info["env"]["LISTEN_PID"]), (&Value::Null, &Value::Null));
     assert_eq!(open(&info), ["0", "1", "2", "3"]);
-}
-
-#[test]
-fn the_notify_socket_is_found_in_the_container() {
-    let oci = Oci::new();
-    let path = oci.dir().join("notify");
-    let _socket = UnixDatagram::bind(&path).unwrap();
-    oci.write(&oci.config("c1", &["info"]));
-    let mut command = oci.command(&["run", "c1"]);
-    command.env("NOTIFY_SOCKET", &path);
-    let ran = oci.finish(command);
-    assert_eq!(ran.code, 0, "{}", ran.stderr());
-    let info: Value = serde_json::from_str(&ran.stdout()).unwrap();
-    assert_eq!(info["env"]["NOTIFY_SOCKET"], "/run/notify/notify.sock");
-    assert!(info["mounts"].to_string().contains("/run/notify/notify.sock"), "{}", info["mounts"]);
 }
 
 #[test]

@@ -21,8 +21,9 @@ fn what_no_plan_can_say_is_refused_by_its_name() {
         "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_NOTIFY"}]});
     let rows: [(&str, Value, &str); 10] = [
         ("/linux/seccomp", notifies, "linux.seccomp.listenerPath"),
-        ("/linux/intelRdt", json!({"closID": "x"}), "linux.intelRdt"),
         ("/linux/memoryPolicy", json!({"mode": "MPOL_INTERLEAVE", "nodes": "all"}), "linux.memoryPolicy"),
+        // Where it is mounted there is no such group, and else not even that.
+        ("/linux/intelRdt", json!({"closID": "no-such-group"}), "resctrl"),
         ("/linux/netDevices", json!({"nosuch9": {}}), "no such network device"),
         ("/linux/resources", json!({"hugepageLimits": [{"pageSize": "3MB", "limit": 3_145_728}]}), "3MB"),
         ("/linux/resources", json!({"rdma": {"mlx5_1": {"hcaHandles": 3}}}), "rdma"),
@@ -109,7 +110,7 @@ fn features_promise_what_is_kept() {
     assert!(features["hooks"].as_array().unwrap().contains(&json!("createRuntime")));
     let linux = &features["linux"];
     assert_eq!(linux["cgroup"]["systemd"], systemd::runs_here());
-    assert_eq!(linux["intelRdt"]["enabled"], false);
+    assert_eq!(linux["intelRdt"], json!({"enabled": true, "schemata": true, "monitoring": true}));
     assert_eq!(linux["seccomp"]["enabled"], true);
     let options = features["mountOptions"].as_array().unwrap();
     assert!(options.contains(&json!("rro")) && options.contains(&json!("tmpcopyup")));

@@ -1,13 +1,20 @@
 //! An ordinary user's containers: `berth oci` without root's rights.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{
+    fs,
+    path::PathBuf,
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 use berth_tests::{
-    Finished,
+    Finished, images,
     oci::{Oci, text},
     program, required,
 };
 use serde_json::{Value, json};
+
+use crate::podman;
 
 /// An ordinary user with programs, a bundle and a root of their own.
 struct Person<'a> {
@@ -143,7 +150,8 @@ struct Account(String);
 
 impl Account {
     fn new() -> Self {
-        let name = format!("btt{}", std::process::id());
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("btt{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         run("useradd", &["--no-create-home", "--shell", "/usr/sbin/nologin", &name]);
         Self(name)
     }
@@ -188,4 +196,60 @@ fn a_user_with_ranges_of_ids_maps_them_by_newuidmap() {
     let info: Value = serde_json::from_str(&person.ok(&["run", "c1"])).unwrap();
     assert_eq!((&info["uid"], &info["gid"], &info["groups"]), (&json!(5), &json!(6), &json!([6, 7])));
     assert!(info["uid_map"].as_str().unwrap().contains(&first.to_string()), "{}", info["uid_map"]);
+}
+
+#[test]
+fn podman_of_an_ordinary_user_runs_containers() {
+    let needed = ["setpriv", "useradd", "userdel", "newuidmap", "newgidmap", "podman", "conmon"];
+    if !required("podman_of_an_ordinary_user_runs_containers", &needed) {
+        return;
+    }
+    let oci = Oci::new();
+    let account = Account::new();
+    let ids = (account.number("/etc/passwd", 1), account.number("/etc/passwd", 2));
+    let person = Person::new(&oci, ids);
+    let (runtime, archive) = (person.root().join("run"), person.root().join("fixture.tar"));
+    fs::create_dir(&runtime).unwrap();
+    fs::write(&archive, images::archive("localhost/fixture:1", &images::base())).unwrap();
+    fs::write(person.root().join("containers.conf"), "[engine]\nlock_type = \"file\"\n").unwrap();
+    std::os::unix::fs::symlink(oci.dir().join("bin/berth"), person.root().join("berth-oci")).unwrap();
+    run("chown", &["-R", &format!("{}:{}", ids.0, ids.1), text(&person.root())]);
+    let run_podman = |words: &[&str]| {
+        let mut command = Command::new("setpriv");
+        command.args([format!("--reuid={}", ids.0), format!("--regid={}", ids.1)]);
+        command.args(["--clear-groups", "--inh-caps=-all", "podman"]);
+        for (flag, path) in [("--root", "storage"), ("--runroot", "podman"), ("--tmpdir", "libpod")] {
+            command.arg(flag).arg(person.root().join(path));
+        }
+        command.args(["--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--events-backend", "file"]);
+        command.arg("--runtime").arg(person.root().join("berth-oci")).args(words);
+        command.env("CONTAINERS_CONF", person.root().join("containers.conf"));
+        command.env("XDG_RUNTIME_DIR", &runtime).env("HOME", person.root()).env("USER", &account.0);
+        command.env_remove("DBUS_SESSION_BUS_ADDRESS").current_dir(person.root());
+        oci.finish_within(command, podman::PATIENCE)
+    };
+    let ok = |words: &[&str]| {
+        let ran = run_podman(words);
+        assert_eq!(ran.code, 0, "podman {}: {}", words.join(" "), ran.stderr());
+        ran.stdout()
+    };
+    let said = ok(&["load", "--input", text(&archive)]);
+    ok(&["tag", said.trim().rsplit(": ").next().unwrap(), "localhost/fixture:1"]);
+    let image = ["--network", "none", "localhost/fixture:1"];
+    let info: Value = serde_json::from_str(&ok(&[&["run", "--rm"], &image[..], &["info"]].concat())).unwrap();
+    assert_eq!((&info["uid"], &info["pid"]), (&json!(0), &json!(1)), "{info}");
+    assert!(info["uid_map"].as_str().unwrap().contains(&ids.0.to_string()), "{}", info["uid_map"]);
+    assert!(
+        ok(&[&["run", "--rm", "--user", "5:6"], &image[..], &["id"]].concat()).starts_with("uid=5 gid=6")
+    );
+    ok(&[&["run", "--detach", "--name", "c1"], &image[..], &["trap", "--exit", "5"]].concat());
+    assert!(ok(&["exec", "c1", "id"]).starts_with("uid=0 gid=0"));
+    assert_eq!(run_podman(&["exec", "c1", "exit", "7"]).code, 7);
+    ok(&["stop", "c1"]);
+    assert_eq!(ok(&["inspect", "--format", "{{.State.ExitCode}}", "c1"]), "5\n");
+    assert!(runtime.join("berth-oci").is_dir(), "its state is in the person's own directory");
+    ok(&["rm", "--all", "--force", "--time", "0"]);
+    ok(&["rmi", "--all", "--force"]);
+    // Ends the process that keeps the user's namespace.
+    ok(&["system", "migrate"]);
 }

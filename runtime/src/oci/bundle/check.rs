@@ -38,8 +38,7 @@ pub fn all(spec: &Spec) -> Result<()> {
     let Some(linux) = spec.linux() else {
         return Err(refused("linux", "the spec has no such part"));
     };
-    namespaces(spec, linux)?;
-    unsaid(linux)
+    namespaces(spec, linux)
 }
 
 fn namespaces(spec: &Spec, linux: &Linux) -> Result<()> {
@@ -85,14 +84,6 @@ fn unnamed(path: &Option<std::path::PathBuf>) -> bool {
 
 fn mapped<T>(mappings: &Option<Vec<T>>) -> bool {
     mappings.as_ref().is_some_and(|mappings| !mappings.is_empty())
-}
-
-/// What a plan has no word for yet.
-fn unsaid(linux: &Linux) -> Result<()> {
-    match linux.intel_rdt() {
-        Some(_) => Err(lacking("linux.intelRdt", "this version makes no resctrl groups")),
-        None => Ok(()),
-    }
 }
 
 /// Refuses the mounts that would come out as another mount.
