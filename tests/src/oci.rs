@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use crate::{
     images, leaks,
     place::Place,
-    poll::{eventually, until},
+    poll::{BOUND, eventually, until},
     programs::program,
     tool::Finished,
 };
@@ -137,13 +137,19 @@ impl Oci {
     }
 
     /// Runs a command and waits for its end.
-    pub fn finish(&self, mut command: Command) -> Ran {
+    pub fn finish(&self, command: Command) -> Ran {
+        self.finish_within(command, BOUND)
+    }
+
+    /// The same for one that may take longer than ours do.
+    pub fn finish_within(&self, mut command: Command, bound: Duration) -> Ran {
         let number = self.runs.fetch_add(1, Ordering::Relaxed);
         let file = |kind: &str| self.place.dir.join(format!("{kind}-{number}"));
         let (out, err) = (file("out"), file("err"));
         let open = |path: &Path| File::create(path).expect("make a file for a stream");
         let mut child = command.stdout(open(&out)).stderr(open(&err)).spawn().expect("start berth oci");
-        let status = eventually(&format!("{command:?} to end"), || child.try_wait().expect("wait for berth"));
+        let status = until(bound, || child.try_wait().expect("wait for it"));
+        let status = status.unwrap_or_else(|| panic!("waited {bound:?} in vain for {command:?} to end"));
         let code = status.code().unwrap_or_else(|| panic!("{command:?}: {status}"));
         Ran { code, out, err }
     }
