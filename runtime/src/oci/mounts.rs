@@ -279,7 +279,6 @@ pub fn compile(mount: &oci_spec::runtime::Mount, label: &str) -> launch::Mount {
         propagation: meaning.propagation,
         ids: meaning.ids,
         copy_up: meaning.copy_up && mount.typ().as_deref() == Some("tmpfs"),
-        ..launch::Mount::default()
     }
 }
 
