@@ -4,6 +4,7 @@ mod apply;
 mod archive;
 mod auth;
 mod beneath;
+mod certificate;
 mod check;
 mod client;
 mod compare;
@@ -28,6 +29,7 @@ mod prune;
 mod pull;
 mod reference;
 mod registry;
+mod rekor;
 mod remedy;
 mod repair;
 mod route;
@@ -39,6 +41,7 @@ mod tarball;
 #[cfg(test)]
 mod tests;
 mod tries;
+mod trust;
 mod unpack;
 mod verify;
 

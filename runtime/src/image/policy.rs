@@ -69,49 +69,98 @@ impl<'de> Deserialize<'de> for Ignored {
 pub(super) struct Sigstore {
     key_path: Option<PathBuf>,
     key_paths: Option<Vec<PathBuf>>,
-    /// Base64 of a PEM file.
+    /// Base64 of a PEM file, as all data here.
     key_data: Option<String>,
     key_datas: Option<Vec<String>>,
-    fulcio: Option<serde_json::Value>,
-    pki: Option<serde_json::Value>,
-    rekor_public_key_path: Option<serde_json::Value>,
-    rekor_public_key_paths: Option<serde_json::Value>,
-    rekor_public_key_data: Option<serde_json::Value>,
-    rekor_public_key_datas: Option<serde_json::Value>,
+    fulcio: Option<Fulcio>,
+    pki: Option<Pki>,
+    rekor_public_key_path: Option<PathBuf>,
+    rekor_public_key_paths: Option<Vec<PathBuf>>,
+    rekor_public_key_data: Option<String>,
+    rekor_public_key_datas: Option<Vec<String>>,
     #[serde(default)]
     pub(super) signed_identity: Identity,
 }
 
-/// Where a public key is.
+/// Certificates that a Fulcio gave to whom an OpenID provider knows, for minutes: Rekor says when they were used.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Fulcio {
+    ca_path: Option<PathBuf>,
+    ca_data: Option<String>,
+    #[serde(rename = "oidcIssuer", default)]
+    pub(super) oidc_issuer: String,
+    #[serde(default)]
+    pub(super) subject_email: String,
+}
+
+/// Certificates of an authority of one's own.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Pki {
+    ca_roots_path: Option<PathBuf>,
+    ca_roots_data: Option<String>,
+    ca_intermediates_path: Option<PathBuf>,
+    ca_intermediates_data: Option<String>,
+    #[serde(default)]
+    pub(super) subject_email: String,
+    #[serde(default)]
+    pub(super) subject_hostname: String,
+}
+
+/// Where keys or certificates are.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Key {
+pub(super) enum Source {
     File(PathBuf),
     Inline(String),
 }
 
+/// Who may have signed.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Signers<'a> {
+    Keys(Vec<Source>),
+    Fulcio(&'a Fulcio),
+    Pki(&'a Pki),
+}
+
+/// What a policy gives as one file, several, or itself.
+fn sources(
+    path: Option<&PathBuf>,
+    paths: Option<&Vec<PathBuf>>,
+    data: Option<&String>,
+    datas: Option<&Vec<String>>,
+) -> Vec<Source> {
+    let files = path.into_iter().chain(paths.into_iter().flatten()).cloned().map(Source::File);
+    files.chain(data.into_iter().chain(datas.into_iter().flatten()).cloned().map(Source::Inline)).collect()
+}
+
 impl Sigstore {
-    pub(super) fn keys(&self) -> Vec<Key> {
-        let files = self.key_path.iter().chain(self.key_paths.iter().flatten());
-        let inline = self.key_data.iter().chain(self.key_datas.iter().flatten());
-        files.cloned().map(Key::File).chain(inline.cloned().map(Key::Inline)).collect()
+    pub(super) fn signers(&self) -> Signers<'_> {
+        match (&self.fulcio, &self.pki) {
+            (Some(fulcio), _) => Signers::Fulcio(fulcio),
+            (None, Some(pki)) => Signers::Pki(pki),
+            (None, None) => Signers::Keys(sources(
+                self.key_path.as_ref(),
+                self.key_paths.as_ref(),
+                self.key_data.as_ref(),
+                self.key_datas.as_ref(),
+            )),
+        }
     }
 
-    /// A member that asks for more than a key can say: an image must not pass because we don't look.
-    pub(super) fn beyond_us(&self) -> Option<&'static str> {
-        [
-            (&self.fulcio, "fulcio"),
-            (&self.pki, "pki"),
-            (&self.rekor_public_key_path, "rekorPublicKeyPath"),
-            (&self.rekor_public_key_paths, "rekorPublicKeyPaths"),
-            (&self.rekor_public_key_data, "rekorPublicKeyData"),
-            (&self.rekor_public_key_datas, "rekorPublicKeyDatas"),
-        ]
-        .into_iter()
-        .find_map(|(member, name)| member.is_some().then_some(name))
+    /// Keys of Rekor's logs, one of which must know the signature; empty where none has to.
+    pub(super) fn logs(&self) -> Vec<Source> {
+        sources(
+            self.rekor_public_key_path.as_ref(),
+            self.rekor_public_key_paths.as_ref(),
+            self.rekor_public_key_data.as_ref(),
+            self.rekor_public_key_datas.as_ref(),
+        )
     }
 
     fn check(&self) -> Result<(), &'static str> {
-        let sources = [
+        let count = |given: &[bool]| given.iter().filter(|given| **given).count();
+        let signers = [
             self.key_path.is_some(),
             self.key_paths.is_some(),
             self.key_data.is_some(),
@@ -119,14 +168,77 @@ impl Sigstore {
             self.fulcio.is_some(),
             self.pki.is_some(),
         ];
-        if sources.into_iter().filter(|given| *given).count() != 1 {
+        if count(&signers) != 1 {
             return Err(
                 "sigstoreSigned takes exactly one of keyPath, keyPaths, keyData, keyDatas, fulcio, pki",
             );
         }
-        let empty = self.key_paths.as_ref().is_some_and(Vec::is_empty)
-            || self.key_datas.as_ref().is_some_and(Vec::is_empty);
-        if empty { Err("sigstoreSigned has an empty list of keys") } else { Ok(()) }
+        let logs = [
+            self.rekor_public_key_path.is_some(),
+            self.rekor_public_key_paths.is_some(),
+            self.rekor_public_key_data.is_some(),
+            self.rekor_public_key_datas.is_some(),
+        ];
+        if count(&logs) > 1 {
+            return Err("sigstoreSigned takes at most one of rekorPublicKeyPath, rekorPublicKeyPaths, \
+                        rekorPublicKeyData, rekorPublicKeyDatas");
+        }
+        let empty = [&self.key_paths, &self.rekor_public_key_paths].into_iter().flatten().any(Vec::is_empty)
+            || [&self.key_datas, &self.rekor_public_key_datas].into_iter().flatten().any(Vec::is_empty);
+        if empty {
+            return Err("sigstoreSigned has an empty list of keys");
+        }
+        match self.signers() {
+            Signers::Fulcio(_) if count(&logs) == 0 => Err(
+                "fulcio takes a rekorPublicKey too: its certificates are for minutes, and Rekor says when",
+            ),
+            Signers::Fulcio(fulcio) => fulcio.check(),
+            // As the others have it.
+            Signers::Pki(_) if count(&logs) > 0 => Err("pki takes no rekorPublicKey"),
+            Signers::Pki(pki) => pki.check(),
+            Signers::Keys(_) => Ok(()),
+        }
+    }
+}
+
+impl Fulcio {
+    pub(super) fn roots(&self) -> Vec<Source> {
+        sources(self.ca_path.as_ref(), None, self.ca_data.as_ref(), None)
+    }
+
+    fn check(&self) -> Result<(), &'static str> {
+        if self.roots().len() != 1 {
+            return Err("fulcio takes exactly one of caPath, caData");
+        }
+        if self.oidc_issuer.is_empty() || self.subject_email.is_empty() {
+            return Err("fulcio takes oidcIssuer and subjectEmail: else anybody could have signed");
+        }
+        Ok(())
+    }
+}
+
+impl Pki {
+    pub(super) fn roots(&self) -> Vec<Source> {
+        sources(self.ca_roots_path.as_ref(), None, self.ca_roots_data.as_ref(), None)
+    }
+
+    pub(super) fn intermediates(&self) -> Vec<Source> {
+        sources(self.ca_intermediates_path.as_ref(), None, self.ca_intermediates_data.as_ref(), None)
+    }
+
+    fn check(&self) -> Result<(), &'static str> {
+        if self.roots().len() != 1 {
+            return Err("pki takes exactly one of caRootsPath, caRootsData");
+        }
+        if self.intermediates().len() > 1 {
+            return Err("pki takes at most one of caIntermediatesPath, caIntermediatesData");
+        }
+        if self.subject_email.is_empty() && self.subject_hostname.is_empty() {
+            return Err(
+                "pki takes subjectEmail or subjectHostname: else whoever has a certificate could sign",
+            );
+        }
+        Ok(())
     }
 }
 
@@ -247,16 +359,36 @@ mod tests {
     }
 
     #[test]
-    fn what_asks_for_more_than_keys_is_named() {
+    fn a_rule_names_who_signs_and_the_logs_that_know_it() {
         let read = |text: &str| -> Sigstore { serde_json::from_str(text).unwrap() };
-        assert_eq!(read(r#"{"fulcio":{}}"#).beyond_us(), Some("fulcio"));
-        assert_eq!(
-            read(r#"{"keyPath":"/k","rekorPublicKeyData":"x"}"#).beyond_us(),
-            Some("rekorPublicKeyData")
-        );
-        let keys = read(r#"{"keyPaths":["/a","/b"]}"#);
-        assert_eq!(keys.beyond_us(), None);
-        assert_eq!(keys.keys(), [Key::File("/a".into()), Key::File("/b".into())]);
+        let keys = read(r#"{"keyPaths":["/a","/b"],"rekorPublicKeyDatas":["x"]}"#);
+        keys.check().unwrap();
+        assert_eq!(keys.signers(), Signers::Keys(vec![Source::File("/a".into()), Source::File("/b".into())]));
+        assert_eq!(keys.logs(), [Source::Inline("x".into())]);
+        let fulcio = r#""fulcio":{"caPath":"/ca","oidcIssuer":"https://i","subjectEmail":"a@b"}"#;
+        let rows = [
+            (format!(r#"{{{fulcio},"rekorPublicKeyPath":"/r"}}"#), ""),
+            (format!("{{{fulcio}}}"), "Rekor says when"),
+            (format!(r#"{{{fulcio},"rekorPublicKeyPath":"/r","rekorPublicKeyData":""}}"#), "at most one of"),
+            (r#"{"keyPath":"/k","rekorPublicKeyPaths":[]}"#.into(), "empty list"),
+            (r#"{"fulcio":{"oidcIssuer":"i","subjectEmail":"a"},"rekorPublicKeyPath":"/r"}"#.into(), "caPath"),
+            (r#"{"fulcio":{"caPath":"/c","oidcIssuer":"i"},"rekorPublicKeyPath":"/r"}"#.into(), "subjectEmail"),
+            (r#"{"pki":{"caRootsPath":"/c","subjectHostname":"h"}}"#.into(), ""),
+            (r#"{"pki":{"caRootsPath":"/c"}}"#.into(), "subjectHostname"),
+            (r#"{"pki":{"subjectEmail":"a"}}"#.into(), "caRootsPath"),
+            (r#"{"pki":{"caRootsPath":"/c","subjectEmail":"a"},"rekorPublicKeyPath":"/r"}"#.into(), "no rekor"),
+            (
+                r#"{"pki":{"caRootsData":"","caIntermediatesPath":"/i","caIntermediatesData":"","subjectEmail":"a"}}"#
+                    .into(),
+                "caIntermediatesPath",
+            ),
+        ];
+        for (text, cause) in rows {
+            match read(&text).check() {
+                Ok(()) => assert_eq!(cause, "", "{text}"),
+                Err(told) => assert!(!cause.is_empty() && told.contains(cause), "{text}: {told}"),
+            }
+        }
         let gpg = r#"{"default":[{"type":"signedBy","keyType":"GPGKeys","keyPath":"/k",
             "signedIdentity":{"type":"matchExact"}}]}"#;
         Policy::parse(gpg.as_bytes(), "x").unwrap();

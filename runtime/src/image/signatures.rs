@@ -3,7 +3,10 @@
 use serde::Deserialize;
 
 use super::{
-    cosign::{ARTIFACT, SIGNATURE_ANNOTATION, SIMPLE_SIGNING, Signature},
+    cosign::{
+        ARTIFACT, BUNDLE_ANNOTATION, CERTIFICATE_ANNOTATION, CHAIN_ANNOTATION, SIGNATURE_ANNOTATION,
+        SIMPLE_SIGNING, Signature,
+    },
     digest::Digest,
     document::{DOCUMENT_MAX_BYTES, Descriptor, Document},
     registry::Session,
@@ -63,13 +66,18 @@ impl Session {
     async fn signatures_in(&self, manifest: &[u8], object: &str, found: &mut Vec<Signature>) -> Result<()> {
         let Document::Manifest(manifest) = Document::parse(manifest, object)? else { return Ok(()) };
         for layer in manifest.layers.iter().filter(|layer| layer.media_type == SIMPLE_SIGNING) {
-            let annotations = layer.annotations.iter().flatten();
-            let signature = annotations.into_iter().find(|(key, _)| *key == SIGNATURE_ANNOTATION);
-            if let Some((_, signature)) = signature
+            let annotation = |key: &str| layer.annotations.as_ref().and_then(|all| all.get(key)).cloned();
+            if let Some(signature) = annotation(SIGNATURE_ANNOTATION)
                 && found.len() < SIGNATURES_MAX
             {
                 let payload = self.described(&format!("blobs/{}", layer.digest), layer).await?;
-                found.push(Signature { payload, signature: signature.clone() });
+                found.push(Signature {
+                    payload,
+                    signature,
+                    certificate: annotation(CERTIFICATE_ANNOTATION),
+                    chain: annotation(CHAIN_ANNOTATION),
+                    bundle: annotation(BUNDLE_ANNOTATION),
+                });
             }
         }
         Ok(())

@@ -6,14 +6,15 @@ use std::path::{Path, PathBuf};
 use tracing::info;
 
 use super::{
-    cosign::{PublicKey, Signature},
+    cosign::Signature,
     digest::Digest,
     digests::Pins,
     install::blocking,
-    policy::{Key, Policy, Requirement, Sigstore},
+    policy::{Policy, Requirement, Sigstore},
     reference::Reference,
     registry::Resolved,
     route::Route,
+    trust::{Trust, read_text},
 };
 use crate::{Error, Kind, Result, config, error::Cause};
 
@@ -95,12 +96,8 @@ async fn signed(
     route: &Route,
     digests: &[Digest],
 ) -> Result<Digest, String> {
-    if let Some(member) = sigstore.beyond_us() {
-        return Err(format!("{member} is not checked by this berthd; give keys"));
-    }
-    let sources = sigstore.keys();
-    let keys = blocking(OP, move || sources.iter().map(public_key).collect::<Result<Vec<_>>>()).await;
-    let keys = keys.map_err(|error| error.chain())?;
+    let rule = sigstore.clone();
+    let trust = blocking(OP, move || Trust::read(&rule)).await.map_err(|error| error.chain())?;
     let mut causes: Vec<String> = Vec::new();
     for digest in digests {
         let found = route.signatures(digest).await.map_err(|error| error.chain())?;
@@ -108,7 +105,7 @@ async fn signed(
             causes.push(format!("{digest} has no signature"));
         }
         for signature in found {
-            match judge(&signature, &keys, sigstore, reference, digest) {
+            match judge(&signature, &trust, sigstore, reference, digest) {
                 Ok(()) => return Ok(digest.clone()),
                 Err(cause) if causes.contains(&cause) => {}
                 Err(cause) => causes.push(cause),
@@ -120,13 +117,13 @@ async fn signed(
 
 fn judge(
     signature: &Signature,
-    keys: &[PublicKey],
+    trust: &Trust,
     sigstore: &Sigstore,
     reference: &Reference,
     digest: &Digest,
 ) -> Result<(), String> {
     let claim =
-        signature.claim(keys).map_err(|cause| format!("a signature of {digest} does not count: {cause}"))?;
+        trust.claim(signature).map_err(|cause| format!("a signature of {digest} does not count: {cause}"))?;
     if claim.digest != *digest {
         return Err(format!("a signature beside {digest} is for {}", claim.digest));
     }
@@ -138,18 +135,6 @@ fn judge(
         ));
     }
     Ok(())
-}
-
-fn public_key(key: &Key) -> Result<PublicKey> {
-    let (object, parsed) = match key {
-        Key::File(path) => (path.display().to_string(), PublicKey::parse(read_text(path)?.as_bytes())),
-        Key::Inline(data) => ("keyData".to_owned(), PublicKey::parse_inline(data)),
-    };
-    parsed.map_err(|cause| Error::invalid("read key", object, cause))
-}
-
-fn read_text(path: &Path) -> Result<String> {
-    std::fs::read_to_string(path).map_err(|error| Error::io("read", path.display().to_string(), error))
 }
 
 #[cfg(test)]

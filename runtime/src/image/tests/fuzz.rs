@@ -5,7 +5,15 @@ use std::{fs, io::Read};
 use proptest::{prelude::*, sample::Index};
 
 use super::fixture::{app, config_of};
-use crate::image::{cosign::Signature, digest::Digest, document, policy::Policy, tape::Replay, unpack};
+use crate::image::{
+    cosign::Signature,
+    digest::Digest,
+    document,
+    policy::Policy,
+    rekor::{Entry, Receipt},
+    tape::Replay,
+    unpack,
+};
 
 /// A layer of every kind of entry, and where its headers are.
 fn layer() -> (Vec<u8>, Vec<usize>) {
@@ -101,7 +109,12 @@ proptest! {
         let policy = br#"{"default":[{"type":"sigstoreSigned","keyPath":"/k","signedIdentity":{"type":"matchExact"}}]}"#;
         Policy::parse(&changed(policy.to_vec(), &changes), "x").ok();
         let text = String::from_utf8_lossy(&changed(b"MEUCIQDq".to_vec(), &changes)).into_owned();
-        let claimed = Signature { payload: manifest, signature: text }.claim(&[]);
+        let claimed = Signature { payload: manifest, signature: text, ..Signature::default() }.claim(&[]);
         prop_assert!(claimed.is_err());
+        let receipt = br#"{"SignedEntryTimestamp":"MEUCIQDq","Payload":{"body":"e30=","integratedTime":1,"logIndex":2,"logID":"c0"}}"#;
+        let receipt = String::from_utf8_lossy(&changed(receipt.to_vec(), &changes)).into_owned();
+        let entry = Entry { by: b"", signature: b"", payload: b"" };
+        let vouched = Receipt::parse(&receipt).and_then(|receipt| receipt.vouches(&[], &entry));
+        prop_assert!(vouched.is_err());
     }
 }

@@ -1,7 +1,10 @@
 //! Pulls under a policy: signatures found as tags and as referrers, and refused for every reason.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use rcgen::{KeyPair, SigningKey};
+use rcgen::{
+    BasicConstraints, CertificateParams, CustomExtension, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    SanType, SigningKey, date_time_ymd,
+};
 use serde_json::{Value, json};
 
 use super::{
@@ -12,9 +15,10 @@ use crate::{
     Kind,
     image::{
         PullRequest,
-        cosign::{ARTIFACT, SIGNATURE_ANNOTATION, SIMPLE_SIGNING},
+        cosign::{ARTIFACT, BUNDLE_ANNOTATION, CERTIFICATE_ANNOTATION, SIGNATURE_ANNOTATION, SIMPLE_SIGNING},
         digest::Digest,
         document::{OCI_INDEX, OCI_MANIFEST},
+        rekor::tests as rekor,
     },
 };
 
@@ -33,6 +37,12 @@ struct Signing<'a> {
     of: &'a Digest,
     digest: &'a Digest,
     reference: &'a str,
+    /// What else is told of the signature, given it and its payload.
+    beside: &'a dyn Fn(&[u8], &[u8]) -> Vec<(&'static str, String)>,
+}
+
+fn nothing(_: &[u8], _: &[u8]) -> Vec<(&'static str, String)> {
+    Vec::new()
 }
 
 fn put(server: &Server, at: Where, signing: &Signing<'_>) {
@@ -41,12 +51,16 @@ fn put(server: &Server, at: Where, signing: &Signing<'_>) {
         "optional": Value::Null })
     .to_string()
     .into_bytes();
-    let signature = STANDARD.encode(signing.key.sign(&payload).unwrap());
+    let signature = signing.key.sign(&payload).unwrap();
+    let mut annotations = json!({ SIGNATURE_ANNOTATION: STANDARD.encode(&signature) });
+    for (name, text) in (signing.beside)(&signature, &payload) {
+        annotations[name] = text.into();
+    }
     let config = b"{}".to_vec();
     let manifest = json!({ "schemaVersion": 2, "mediaType": OCI_MANIFEST,
         "config": { "mediaType": "application/vnd.oci.image.config.v1+json", "digest": Digest::of(&config), "size": 2 },
         "layers": [{ "mediaType": SIMPLE_SIGNING, "digest": Digest::of(&payload), "size": payload.len(),
-            "annotations": { SIGNATURE_ANNOTATION: signature } }] })
+            "annotations": annotations }] })
     .to_string()
     .into_bytes();
     let digest = Digest::of(&manifest);
@@ -110,7 +124,13 @@ async fn a_signature_is_found_wherever_cosign_puts_it() {
         put(
             &server,
             at,
-            &Signing { key: &key, of: &made.manifest, digest: &made.manifest, reference: &repository },
+            &Signing {
+                key: &key,
+                of: &made.manifest,
+                digest: &made.manifest,
+                reference: &repository,
+                beside: &nothing,
+            },
         );
         let image =
             place.store.pull(request(&reference)).await.unwrap_or_else(|e| panic!("{at:?}: {}", e.chain()));
@@ -127,7 +147,11 @@ async fn a_signed_index_vouches_for_what_it_names() {
     let reference = format!("{}/app@{index}", server.address);
     let place = strict(&key, "matchRepository").await;
     let repository = format!("{}/app", server.address);
-    put(&server, Where::Tag, &Signing { key: &key, of: &index, digest: &index, reference: &repository });
+    put(
+        &server,
+        Where::Tag,
+        &Signing { key: &key, of: &index, digest: &index, reference: &repository, beside: &nothing },
+    );
     place.store.pull(request(&reference)).await.unwrap();
 }
 
@@ -148,7 +172,11 @@ async fn a_signature_by_another_or_of_another_does_not_count() {
     ];
     for (by, digest, signed, identity, cause) in rows {
         let place = strict(&key, identity).await;
-        put(&server, Where::Tag, &Signing { key: by, of: &made.manifest, digest, reference: signed });
+        put(
+            &server,
+            Where::Tag,
+            &Signing { key: by, of: &made.manifest, digest, reference: signed, beside: &nothing },
+        );
         let why = refused(&place, &reference).await;
         assert!(why.contains(cause), "{cause}: {why}");
         assert!(server.asked(&blob(&made.layers[0])).is_empty(), "nothing is fetched before");
@@ -156,9 +184,103 @@ async fn a_signature_by_another_or_of_another_does_not_count() {
     put(
         &server,
         Where::Tag,
-        &Signing { key: &key, of: &made.manifest, digest: &made.manifest, reference: &reference },
+        &Signing {
+            key: &key,
+            of: &made.manifest,
+            digest: &made.manifest,
+            reference: &reference,
+            beside: &nothing,
+        },
     );
     strict(&key, "matchRepoDigestOrExact").await.store.pull(request(&reference)).await.unwrap();
+}
+
+/// A certificate for signing code as that address has it from a Fulcio, its key, and its authority; PEM.
+fn issued(email: &str) -> (KeyPair, String, String) {
+    let (mut params, root_key) = (CertificateParams::new([]).unwrap(), KeyPair::generate().unwrap());
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let root = params.self_signed(&root_key).unwrap().pem();
+    let (mut leaf, key) = (CertificateParams::new([]).unwrap(), KeyPair::generate().unwrap());
+    leaf.subject_alt_names = vec![SanType::Rfc822Name(email.try_into().unwrap())];
+    leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::CodeSigning];
+    let issuer = [1, 3, 6, 1, 4, 1, 57264, 1, 1];
+    leaf.custom_extensions = vec![CustomExtension::from_oid_content(&issuer, b"https://issuer".to_vec())];
+    (leaf.not_before, leaf.not_after) = (date_time_ymd(2023, 11, 14), date_time_ymd(2023, 11, 15));
+    let short = leaf.signed_by(&key, &Issuer::new(params, root_key)).unwrap().pem();
+    (key, short, root)
+}
+
+#[tokio::test]
+async fn a_certificate_counts_for_when_rekor_has_its_signature() {
+    let (key, certificate, root) = issued("builder@example.com");
+    let log = KeyPair::generate().unwrap();
+    let made = app();
+    let server = Server::new().await;
+    let reference = server.offer(&made, "v1");
+    let repository = format!("{}/app", server.address);
+    let data = |pem: &str| STANDARD.encode(pem);
+    let fulcio = |email: &str| {
+        json!({ "default": [{ "type": "sigstoreSigned", "rekorPublicKeyData": data(&log.public_key_pem()),
+            "fulcio": { "caData": data(&root), "oidcIssuer": "https://issuer", "subjectEmail": email },
+            "signedIdentity": { "type": "matchRepository" } }] })
+    };
+    // A day in the middle of 2023-11-14, and one after it.
+    let (during, after) = (1_700_000_000, 1_700_900_000);
+    let at = |seconds: u64| {
+        let (certificate, log) = (&certificate, &log);
+        move |signature: &[u8], payload: &[u8]| {
+            let bundle = rekor::receipt(log, &rekor::body(certificate, signature, payload), seconds);
+            vec![(CERTIFICATE_ANNOTATION, certificate.clone()), (BUNDLE_ANNOTATION, bundle.to_string())]
+        }
+    };
+    let bare = |_: &[u8], _: &[u8]| vec![(CERTIFICATE_ANNOTATION, certificate.clone())];
+    let signed = |beside: &dyn Fn(&[u8], &[u8]) -> Vec<(&'static str, String)>| {
+        let of = &made.manifest;
+        put(&server, Where::Tag, &Signing { key: &key, of, digest: of, reference: &repository, beside });
+    };
+    let rows: [(&dyn Fn(&[u8], &[u8]) -> Vec<(&'static str, String)>, &str, &str); 4] = [
+        (&nothing, "builder@example.com", "no certificate"),
+        (&bare, "builder@example.com", "no receipt of Rekor's"),
+        (&at(after), "builder@example.com", "certificate does not count"),
+        (&at(during), "other@example.com", "not of \"other@example.com\""),
+    ];
+    for (beside, email, cause) in rows {
+        signed(beside);
+        let why = refused(&with_policy(&fulcio(email)).await, &reference).await;
+        assert!(why.contains(cause), "{cause}: {why}");
+    }
+    signed(&at(during));
+    with_policy(&fulcio("builder@example.com")).await.store.pull(request(&reference)).await.unwrap();
+    // Without Rekor now is what counts, and that certificate was for a day.
+    let pki = json!({ "default": [{ "type": "sigstoreSigned", "signedIdentity": { "type": "matchRepository" },
+        "pki": { "caRootsData": data(&root), "subjectEmail": "builder@example.com" } }] });
+    let why = refused(&with_policy(&pki).await, &reference).await;
+    assert!(why.contains("certificate does not count"), "{why}");
+}
+
+#[tokio::test]
+async fn a_key_may_have_to_be_logged_too() {
+    let (key, log) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+    let made = app();
+    let server = Server::new().await;
+    let reference = server.offer(&made, "v1");
+    let repository = format!("{}/app", server.address);
+    let rule = json!({ "type": "sigstoreSigned", "keyData": STANDARD.encode(key.public_key_pem()),
+        "rekorPublicKeyData": STANDARD.encode(log.public_key_pem()), "signedIdentity": { "type": "matchRepository" } });
+    let place = with_policy(&json!({ "default": [rule] })).await;
+    let logged = |signature: &[u8], payload: &[u8]| {
+        let body = rekor::body(&key.public_key_pem(), signature, payload);
+        vec![(BUNDLE_ANNOTATION, rekor::receipt(&log, &body, 1).to_string())]
+    };
+    let of = &made.manifest;
+    put(
+        &server,
+        Where::Tag,
+        &Signing { key: &key, of, digest: of, reference: &repository, beside: &nothing },
+    );
+    assert!(refused(&place, &reference).await.contains("no receipt of Rekor's"));
+    put(&server, Where::Tag, &Signing { key: &key, of, digest: of, reference: &repository, beside: &logged });
+    place.store.pull(request(&reference)).await.unwrap();
 }
 
 #[tokio::test]
@@ -174,10 +296,10 @@ async fn what_a_policy_asks_for_and_we_do_not_check_lets_nothing_through() {
             "rule docker:127.0.0.1",
         ),
         (json!({ "default": [{ "type": "signedBy", "keyType": "GPGKeys", "keyPath": "/k" }] }), "GPG"),
-        (json!({ "default": [{ "type": "sigstoreSigned", "fulcio": {} }] }), "fulcio is not checked"),
+        (json!({ "default": [{ "type": "sigstoreSigned", "fulcio": {} }] }), "Rekor says when"),
         (
-            json!({ "default": [{ "type": "sigstoreSigned", "keyPath": "/k", "rekorPublicKeyPath": "/r" }] }),
-            "rekorPublicKeyPath is not checked",
+            json!({ "default": [{ "type": "sigstoreSigned", "pki": { "caRootsData": "aGk=", "subjectEmail": "a" } }] }),
+            "no certificate",
         ),
         (json!({ "default": [{ "type": "sigstoreSigned", "keyPath": "/nosuch.pub" }] }), "/nosuch.pub"),
         (json!({ "default": [{ "type": "sigstoreSigned", "keyData": "aGk=" }] }), "no public key"),
