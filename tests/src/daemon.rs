@@ -48,6 +48,8 @@ pub struct Options {
     pub metrics_listen: String,
     /// What is laid over the usual configuration, as TOML.
     pub over: String,
+    /// Variables of its environment.
+    pub env: Vec<(String, String)>,
 }
 
 impl Daemon {
@@ -80,6 +82,7 @@ impl Daemon {
             .env_remove("NOTIFY_SOCKET")
             .envs(self.fault.take().map(|fault| ("BERTH_FAULT", fault)))
             .env("PATH", self.path())
+            .envs(self.options.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

@@ -181,7 +181,7 @@ pub(super) mod tests {
             (receipt(&log, &good, 5), Entry { payload: b"p", ..entry }, "another payload"),
             (receipt(&log, &good, 5), Entry { by: b"k", ..entry }, "another signer"),
             (receipt(&log, &json!({}), 5), entry, "not understood"),
-            (changed("/kind", "intoto"), entry, "is of a intoto"),
+            (changed("/kind", "rfc3161"), entry, "is of a rfc3161"),
             (changed("/apiVersion", "9"), entry, "is of a hashedrekord 9"),
             (changed("/spec/data/hash/algorithm", "md5"), entry, "not of a"),
             (changed("/spec/signature/publicKey/content", "%"), entry, "another signer"),

@@ -2,7 +2,10 @@
 
 mod archives;
 mod credentials;
+mod disks;
 mod hostile;
+mod layers;
+mod proxies;
 mod registries;
 mod store;
 

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde_json::{Value, json};
 use tokio::sync::{Notify, mpsc};
 
 use super::{
@@ -13,7 +14,11 @@ use super::{
 };
 use crate::{
     Kind,
-    image::{Auth, Phase, Progress, PullRequest},
+    image::{
+        Auth, Phase, Progress, PullRequest,
+        digest::Digest,
+        document::{OCI_INDEX, OCI_MANIFEST, host_architecture},
+    },
 };
 
 #[tokio::test]
@@ -44,6 +49,76 @@ async fn an_image_is_pulled_by_tag_by_digest_and_through_an_index() {
     let second = Server::new().await;
     let elsewhere = other.store.pull(request(&second.offer(&made, "x"))).await.unwrap();
     assert_eq!((elsewhere.id, elsewhere.digests.len()), (image.id, 2));
+}
+
+/// An index of what is described.
+fn index_of(entries: &[Value]) -> Vec<u8> {
+    json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries }).to_string().into_bytes()
+}
+
+fn entry(media_type: &str, bytes: &[u8], platform: Option<Value>) -> Value {
+    let mut entry = json!({ "mediaType": media_type, "digest": Digest::of(bytes), "size": bytes.len() });
+    if let Some(platform) = platform {
+        entry["platform"] = platform;
+    }
+    entry
+}
+
+#[tokio::test]
+async fn an_index_may_be_within_another_but_not_without_end() {
+    let (place, server, made) = (Place::new().await, Server::new().await, app());
+    server.offer(&made, "v1");
+    let mut inner = index_of(&[entry(OCI_MANIFEST, &made.blobs[&made.manifest], None)]);
+    let mut found = Vec::new();
+    for depth in 1..=9 {
+        let outer = index_of(&[entry(OCI_INDEX, &inner, None)]);
+        {
+            let answers = &mut server.shelf.lock().unwrap().answers;
+            answers.insert(format!("/v2/app/manifests/{}", Digest::of(&inner)), inner);
+            answers.insert(format!("/v2/app/manifests/deep{depth}"), outer.clone());
+        }
+        found.push(place.store.pull(request(&format!("{}/app:deep{depth}", server.address))).await);
+        inner = outer;
+    }
+    assert_eq!(found[0].as_ref().unwrap().id, made.id.to_string());
+    let refused = found.pop().unwrap().unwrap_err();
+    assert!(refused.chain().contains("indexes within indexes"), "{}", refused.chain());
+}
+
+#[tokio::test]
+async fn the_variant_that_every_machine_runs_is_chosen() {
+    let (place, server) = (Place::new().await, Server::new().await);
+    let newer = Made::new("newer", &[&[("x", "newer")]]);
+    let (plain, architecture) = (app(), host_architecture());
+    server.offer(&newer, "newer");
+    server.offer(&plain, "plain");
+    let of = |made: &Made, variant: &str| {
+        let platform = json!({ "os": "linux", "architecture": architecture, "variant": variant });
+        entry(OCI_MANIFEST, &made.blobs[&made.manifest], Some(platform))
+    };
+    let usual = if architecture == "arm64" { "v8" } else { "v1" };
+    let both = index_of(&[of(&newer, "v99"), of(&plain, usual)]);
+    server.shelf.lock().unwrap().answers.insert("/v2/app/manifests/both".into(), both);
+    let image = place.store.pull(request(&format!("{}/app:both", server.address))).await.unwrap();
+    assert_eq!(image.id, plain.id.to_string());
+}
+
+#[tokio::test]
+async fn what_is_no_container_image_is_told() {
+    let (place, server) = (Place::new().await, Server::new().await);
+    let (config, chart) = (b"{}".to_vec(), b"a chart".to_vec());
+    let artifact = json!({ "schemaVersion": 2, "mediaType": OCI_MANIFEST, "artifactType": "application/vnd.example.chart",
+        "config": entry("application/vnd.oci.empty.v1+json", &config, None),
+        "layers": [entry("application/vnd.example.chart.tar", &chart, None)] });
+    {
+        let answers = &mut server.shelf.lock().unwrap().answers;
+        answers.insert(blob(&Digest::of(&config)), config);
+        answers.insert(blob(&Digest::of(&chart)), chart);
+        answers.insert("/v2/app/manifests/chart".into(), artifact.to_string().into_bytes());
+    }
+    let refused = place.store.pull(request(&format!("{}/app:chart", server.address))).await.unwrap_err();
+    assert!(refused.chain().contains("container image"), "{}", refused.chain());
+    assert_eq!((place.count("layers"), place.count("blobs")), (0, 0));
 }
 
 #[tokio::test]
