@@ -54,4 +54,5 @@ pub const FEATURES: &[&str] = &[
     needs::HEALTH,
     needs::RUNTIME_ARGS,
     needs::LOG_RATE,
+    needs::LAYER_QUOTA,
 ];

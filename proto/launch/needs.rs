@@ -25,6 +25,8 @@ pub const MOUNT_IDS: &str = "mount-ids";
 pub const IMAGES: &str = "image-volumes";
 /// An SELinux label for all files of an overlay.
 pub const OVERLAY_LABEL: &str = "overlay-label";
+/// A bound of what an overlay's upper layer takes.
+pub const LAYER_QUOTA: &str = "layer-quota";
 /// tmpcopyup.
 pub const COPY_UP: &str = "copy-up";
 /// Attributes of a whole tree beside those of its top.
@@ -55,6 +57,7 @@ pub const LOG_RATE: &str = "log-rate";
 pub fn container(plan: &ContainerPlan) -> Vec<String> {
     let has_users = plan.namespaces.iter().any(|namespace| namespace.kind() == NamespaceKind::User);
     let is_new = |kind: NamespaceKind| plan.namespaces.iter().any(|n| n.kind() == kind && n.path.is_empty());
+    let root = plan.rootfs.as_ref().and_then(|rootfs| overlay_of(rootfs.from.as_ref()));
     let mut used = vec![
         (has_users || !plan.uid_maps.is_empty() || !plan.gid_maps.is_empty(), USERS),
         (!plan.uid_map_helper.is_empty() || !plan.gid_map_helper.is_empty(), MAP_HELPERS),
@@ -69,10 +72,8 @@ pub fn container(plan: &ContainerPlan) -> Vec<String> {
         (plan.log.as_ref().is_some_and(|log| log.rate_bytes != 0), LOG_RATE),
         (plan.cgroup.as_ref().is_some_and(|cgroup| !cgroup.device_program.is_empty()), DEVICE_PROGRAM),
         (plan.rootfs.as_ref().is_some_and(|rootfs| rootfs.ids.is_some()), MOUNT_IDS),
-        (
-            plan.rootfs.as_ref().is_some_and(|rootfs| is_labelled(overlay_of(rootfs.from.as_ref()))),
-            OVERLAY_LABEL,
-        ),
+        (is_labelled(root), OVERLAY_LABEL),
+        (root.is_some_and(|overlay| overlay.max_bytes != 0), LAYER_QUOTA),
     ];
     plan.mounts.iter().for_each(|mount| used.extend(of_mount(mount)));
     let check = plan.health.as_ref().and_then(|health| health.check.as_ref());

@@ -80,6 +80,8 @@ pub struct Daemon {
     pub log_format: String,
     /// The most of a container's output that goes into its log in a second; 0: all of it.
     pub log_rate_bytes: u64,
+    /// What a container's own layer may take, where its file system has project quotas; 0: no limit.
+    pub layer_max_bytes: u64,
     /// The shim's program; empty: `berth-shim` beside berthd.
     pub shim: PathBuf,
     /// Who makes cgroups.
@@ -188,6 +190,7 @@ impl Default for Daemon {
             log_level: "info".into(),
             log_format: "text".into(),
             log_rate_bytes: 0,
+            layer_max_bytes: 0,
             shim: PathBuf::new(),
             cgroup_driver: CgroupDriver::Cgroupfs,
             cgroup_parent: "/berth".into(),

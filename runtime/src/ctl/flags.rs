@@ -109,6 +109,9 @@ pub(super) struct Create {
     /// The most processes and threads; -1 or 0 for no bound
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pids_limit: Option<i64>,
+    /// The most that what it writes into its own files may take: 10g; needs a file system with project quotas
+    #[arg(long, value_name = "SIZE", value_parser = text(parse::memory))]
+    storage: Option<i64>,
     /// What ends it: TERM, SIGQUIT, 3
     #[arg(long, value_name = "SIGNAL")]
     stop_signal: Option<String>,
@@ -191,6 +194,7 @@ impl Create {
             cap_add: self.cap_add,
             cap_drop: self.cap_drop,
             pids_limit: self.pids_limit.unwrap_or(0).max(0),
+            storage_bytes: self.storage.unwrap_or(0),
             ports: self.publish.into_iter().flat_map(|ports| ports.0).collect(),
             health: self.health.check(),
             command_line: std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect(),
@@ -233,12 +237,13 @@ mod tests {
         let spec = spec(
             "berth run -d --rm -i -t -e A=1 -e B=2 -e A=3 -v /a:/b:ro -w /w -u 5:6 --name web --restart no \
              --memory 64m --cpus 1.5 --network blue --network-alias db --network-alias d.b --ip 10.9.0.7 --ip6 fd09::7 --read-only --entrypoint /bin/x --hostname db --label k=v \
-             --cap-add NET_ADMIN --cap-drop ALL --pids-limit 9 --stop-signal QUIT busybox echo hi",
+             --cap-add NET_ADMIN --cap-drop ALL --pids-limit 9 --storage 1g --stop-signal QUIT busybox echo hi",
         );
         assert_eq!((spec.image.as_str(), spec.name.as_str()), ("busybox", "web"));
         assert_eq!(spec.command, ["echo", "hi"]);
         assert_eq!(spec.env, [&b"B=2"[..], b"A=3"]);
         assert_eq!((spec.memory_bytes, spec.millicpu, spec.pids_limit), (64 << 20, 1500, 9));
+        assert_eq!(spec.storage_bytes, 1 << 30);
         assert_eq!((spec.workdir.as_str(), spec.user.as_str(), spec.hostname.as_str()), ("/w", "5:6", "db"));
         assert_eq!((spec.network.as_str(), spec.stop_signal.as_str()), ("blue", "QUIT"));
         assert_eq!(spec.network_aliases, ["db", "d.b"]);

@@ -162,6 +162,7 @@ fn host(spec: &ContainerSpec) -> Value {
         "Memory": spec.memory_bytes,
         "NanoCpus": spec.millicpu.saturating_mul(1_000_000),
         "PidsLimit": spec.pids_limit,
+        "StorageOpt": (spec.storage_bytes > 0).then(|| json!({ "size": spec.storage_bytes.to_string() })),
         "NetworkMode": spec.network,
         "PortBindings": bindings(spec),
         "Privileged": spec.privileged,

@@ -41,6 +41,7 @@ pub fn compile(document: &Spec, request: &Request<'_>) -> Result<launch::Contain
                 work: text(&place.work),
                 volatile: place.volatile,
                 label: label.clone(),
+                max_bytes: request.options.layer_max_bytes,
             })),
             readonly: read_only,
             propagation,

@@ -289,6 +289,7 @@ fn a_persons_container_with_its_own_rules() {
         log_max_bytes: 10 << 20,
         log_max_files: 3,
         log_rate_bytes: 0,
+        layer_max_bytes: 0,
         entrypoint: Some("/bin/httpd".into()),
         user: Some("1000:www".into()),
         create_bind_sources: true,

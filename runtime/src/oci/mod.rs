@@ -129,6 +129,8 @@ pub struct Options {
     pub log_max_files: u32,
     /// What goes into the log in a second; 0: all of it.
     pub log_rate_bytes: u64,
+    /// What its own layer may take; 0: no limit.
+    pub layer_max_bytes: u64,
     /// docker's --entrypoint: Some("") clears the image's.
     pub entrypoint: Option<String>,
     /// docker's user[:group] string, over CRI's security context.

@@ -3,6 +3,7 @@
 //! ```text
 //! berth.dev/restart[.CONTAINER]     never | on-failure[:N] | always
 //! berth.dev/log-rate[.CONTAINER]    bytes that go into the log in a second: 65536, 64Ki, 10Mi; 0: no limit
+//! berth.dev/storage[.CONTAINER]     bytes that its own layer may take, likewise
 //! ```
 
 use berth_cri::v1 as cri;
@@ -12,6 +13,7 @@ use crate::{Error, Result};
 
 const RESTART: &str = "berth.dev/restart";
 const LOG_RATE: &str = "berth.dev/log-rate";
+const STORAGE: &str = "berth.dev/storage";
 
 /// When a container that has ended is started again without its kubelet.
 ///
@@ -29,6 +31,14 @@ pub fn log_rate(config: &cri::PodSandboxConfig, container: &str, usual: u64) -> 
     said(config, LOG_RATE, container).map_or(Ok(usual), |(key, text)| bytes(&key, text))
 }
 
+/// The most that a container's own layer may take; 0: no limit. `usual` is what the node gives.
+///
+/// # Errors
+/// `Invalid` names the annotation.
+pub fn storage(config: &cri::PodSandboxConfig, container: &str, usual: u64) -> Result<u64> {
+    said(config, STORAGE, container).map_or(Ok(usual), |(key, text)| bytes(&key, text))
+}
+
 /// Refuses what can't be understood before there is a pod that does otherwise than it says.
 ///
 /// # Errors
@@ -39,7 +49,7 @@ pub fn check(config: &cri::PodSandboxConfig) -> Result<()> {
             |name: &str| key.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
         if is(RESTART) {
             policy(key, text)?;
-        } else if is(LOG_RATE) {
+        } else if is(LOG_RATE) || is(STORAGE) {
             bytes(key, text)?;
         }
     }
@@ -101,6 +111,8 @@ mod tests {
             ("berth.dev/restart.web", "always"),
             ("berth.dev/restart.init", "never"),
             ("berth.dev/log-rate.web", "64Ki"),
+            ("berth.dev/storage", "1Gi"),
+            ("berth.dev/storage.web", "0"),
         ]);
         check(&config).unwrap();
         let of =
@@ -110,6 +122,11 @@ mod tests {
         assert_eq!(of("other"), (Policy::OnFailure, 3));
         assert_eq!(log_rate(&config, "web", 7).unwrap(), 65536);
         assert_eq!(log_rate(&config, "other", 7).unwrap(), 7);
+        assert_eq!(
+            (storage(&config, "web", 7).unwrap(), storage(&config, "other", 7).unwrap()),
+            (0, 1 << 30)
+        );
+        assert_eq!(storage(&annotated(&[]), "web", 7).unwrap(), 7);
         assert_eq!(restart(&annotated(&[]), "web").unwrap(), Restart::default());
     }
 
@@ -125,6 +142,7 @@ mod tests {
             ("berth.dev/log-rate", "+1"),
             ("berth.dev/log-rate", "1k"),
             ("berth.dev/log-rate.web", "99999999999Gi"),
+            ("berth.dev/storage.web", "much"),
         ] {
             let told = check(&annotated(&[(key, text)])).unwrap_err().chain();
             assert!(told.contains(key), "{told}");

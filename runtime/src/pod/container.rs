@@ -147,6 +147,9 @@ fn prepare(
     let mut options = record.options.clone().unwrap_or_default().options();
     let name = config.metadata.as_ref().map(|metadata| metadata.name.as_str()).unwrap_or_default();
     options.log_rate_bytes = asks::log_rate(&sandbox, name, rooms.config.log_rate_bytes)?;
+    if options.layer_max_bytes == 0 {
+        options.layer_max_bytes = asks::storage(&sandbox, name, rooms.config.layer_max_bytes)?;
+    }
     volumes::check(&config.mounts)?;
     let image = find_image(rooms, &record.image_id)?;
     let (dir, directory) = (places.container_dir(id), places.container_record(id));

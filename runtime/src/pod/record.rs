@@ -147,6 +147,8 @@ pub struct OptionsRecord {
     pub pids: Option<i64>,
     #[prost(message, optional, tag = "9")]
     pub health: Option<berth::HealthCheck>,
+    #[prost(uint64, tag = "10")]
+    pub layer_max_bytes: u64,
 }
 
 impl From<Client> for By {
@@ -179,6 +181,7 @@ impl From<&oci::Options> for OptionsRecord {
             stop_signal: options.stop_signal,
             pids: options.pids,
             health: options.health.clone(),
+            layer_max_bytes: options.layer_max_bytes,
         }
     }
 }
@@ -190,6 +193,7 @@ impl OptionsRecord {
             log_max_bytes: self.log_max_bytes,
             log_max_files: self.log_max_files,
             log_rate_bytes: 0,
+            layer_max_bytes: self.layer_max_bytes,
             entrypoint: self.entrypoint.clone(),
             user: self.user.clone(),
             create_bind_sources: self.create_bind_sources,

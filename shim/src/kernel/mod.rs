@@ -8,6 +8,7 @@ pub mod memory;
 pub mod mount;
 pub mod netlink;
 pub mod pidfd;
+pub mod quota;
 pub mod scheduling;
 pub mod seccomp;
 pub mod signal;

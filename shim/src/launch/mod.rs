@@ -20,6 +20,7 @@ mod net_devices;
 mod overlay;
 mod prepare;
 mod program;
+mod quota;
 mod root;
 pub mod rootless;
 mod runtime;

@@ -25,6 +25,7 @@ use super::{
     failure::{At, Result, fail},
     mounts,
     prepare::map_ids,
+    quota,
 };
 use crate::kernel::{
     self,
@@ -36,6 +37,19 @@ type Part<'a> = Option<(&'a Path, &'a Path)>;
 
 /// Makes an overlay, with lower layers as `ids` say where they say something.
 pub fn mount(
+    overlay: &Overlay,
+    ids: Option<&MountIds>,
+    users: Option<&OwnedFd>,
+    part: Part<'_>,
+) -> Result<OwnedFd> {
+    if overlay.max_bytes == 0 {
+        return unbounded(overlay, ids, users, part);
+    }
+    quota::limit(overlay)?;
+    quota::bounded(Path::new(&overlay.upper), || unbounded(overlay, ids, users, part))
+}
+
+fn unbounded(
     overlay: &Overlay,
     ids: Option<&MountIds>,
     users: Option<&OwnedFd>,

@@ -7,6 +7,7 @@ mod health;
 mod lifecycle;
 mod names;
 mod networks;
+mod quota;
 mod run;
 mod shape;
 mod storage;

@@ -226,8 +226,11 @@ fn security(spec: &ContainerSpec) -> Result<cri::LinuxContainerSecurityContext> 
     })
 }
 
+fn negative(what: &str) -> Error {
+    Error::invalid(OP, what, "it is negative").hint("0 means no limit")
+}
+
 fn resources(spec: &ContainerSpec) -> Result<cri::LinuxContainerResources> {
-    let negative = |what: &str| Error::invalid(OP, what, "it is negative").hint("0 means no limit");
     if spec.memory_bytes < 0 {
         return Err(negative("memory_bytes"));
     }
@@ -268,6 +271,7 @@ fn options(spec: &ContainerSpec) -> Result<Options> {
         log_max_files: LOG_FILES,
         // The node's.
         log_rate_bytes: 0,
+        layer_max_bytes: u64::try_from(spec.storage_bytes).map_err(|_| negative("storage_bytes"))?,
         entrypoint: spec.entrypoint.clone(),
         user: Some(spec.user.clone()).filter(|user| !user.is_empty()),
         create_bind_sources: true,
@@ -445,6 +449,7 @@ mod tests {
             (ContainerSpec { millicpu: -1, ..spec() }, "millicpu"),
             (ContainerSpec { millicpu: 9, ..spec() }, "millicpu"),
             (ContainerSpec { pids_limit: -2, ..spec() }, "pids_limit"),
+            (ContainerSpec { storage_bytes: -1, ..spec() }, "storage_bytes"),
             (ContainerSpec { env: vec![b"NOVALUE".to_vec().into()], ..spec() }, "env \"NOVALUE\""),
             (ContainerSpec { env: vec![b"=x".to_vec().into()], ..spec() }, "env \"=x\""),
             (ContainerSpec { env: vec![b"\xff=x".to_vec().into()], ..spec() }, "env"),

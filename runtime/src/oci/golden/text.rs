@@ -171,12 +171,15 @@ pub fn sandbox(plan: &launch::SandboxPlan) -> String {
 fn root(lines: &mut Lines, rootfs: &launch::Rootfs) {
     let launch::Rootfs { readonly, propagation, from, ids } = rootfs;
     match from {
-        Some(rootfs::From::Overlay(launch::Overlay { lowers, upper, work, volatile, label })) => {
+        Some(rootfs::From::Overlay(launch::Overlay { lowers, upper, work, volatile, label, max_bytes })) => {
             lowers.iter().for_each(|lower| lines.say("rootfs.lower", lower));
             lines.some("rootfs.upper", upper);
             lines.some("rootfs.work", work);
             lines.flag("rootfs.volatile", *volatile);
             lines.some("rootfs.label", label);
+            if *max_bytes != 0 {
+                lines.number("rootfs.max_bytes", *max_bytes);
+            }
         }
         Some(rootfs::From::Path(path)) => lines.say("rootfs.path", path),
         None => lines.say("rootfs", "from nothing"),

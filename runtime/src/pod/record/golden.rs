@@ -54,6 +54,7 @@ fn container() -> ContainerRecord {
             stop_signal: Some(15),
             pids: Some(-1),
             health: None,
+            layer_max_bytes: 0,
         }),
         keep_layer: true,
         standalone: Some(berth::ContainerSpec { name: "given".into(), ..Default::default() }),
