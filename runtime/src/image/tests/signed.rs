@@ -30,6 +30,9 @@ enum Where {
     ReferrersTag,
 }
 
+/// Annotations beside a signature, given it and its payload.
+type Beside<'a> = &'a dyn Fn(&[u8], &[u8]) -> Vec<(&'static str, String)>;
+
 /// What is signed, how, and by whom.
 struct Signing<'a> {
     key: &'a KeyPair,
@@ -37,8 +40,8 @@ struct Signing<'a> {
     of: &'a Digest,
     digest: &'a Digest,
     reference: &'a str,
-    /// What else is told of the signature, given it and its payload.
-    beside: &'a dyn Fn(&[u8], &[u8]) -> Vec<(&'static str, String)>,
+    /// What else is told of the signature.
+    beside: Beside<'a>,
 }
 
 fn nothing(_: &[u8], _: &[u8]) -> Vec<(&'static str, String)> {
@@ -234,11 +237,11 @@ async fn a_certificate_counts_for_when_rekor_has_its_signature() {
         }
     };
     let bare = |_: &[u8], _: &[u8]| vec![(CERTIFICATE_ANNOTATION, certificate.clone())];
-    let signed = |beside: &dyn Fn(&[u8], &[u8]) -> Vec<(&'static str, String)>| {
+    let signed = |beside: Beside<'_>| {
         let of = &made.manifest;
         put(&server, Where::Tag, &Signing { key: &key, of, digest: of, reference: &repository, beside });
     };
-    let rows: [(&dyn Fn(&[u8], &[u8]) -> Vec<(&'static str, String)>, &str, &str); 4] = [
+    let rows: [(Beside<'_>, &str, &str); 4] = [
         (&nothing, "builder@example.com", "no certificate"),
         (&bare, "builder@example.com", "no receipt of Rekor's"),
         (&at(after), "builder@example.com", "certificate does not count"),
