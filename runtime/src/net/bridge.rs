@@ -46,6 +46,8 @@ pub struct Bridge {
     pub(super) leases: Arc<Mutex<Leases>>,
     pub(super) leaving: Leaving,
     pub(super) names: Names,
+    /// Held while what is not ready is tried again.
+    trying: tokio::sync::Mutex<()>,
     /// Held from reading the ports until the tables have them, so that no older list comes over a newer one.
     pub(super) writing: tokio::sync::Mutex<()>,
 }
@@ -63,7 +65,7 @@ pub struct Known {
 pub enum State {
     /// With its bridge as it was made or found.
     Ready(route::Link),
-    /// Why, and what to do about it. The next attach tries again.
+    /// Why, and what to do about it.
     Broken(String),
 }
 
@@ -131,15 +133,27 @@ impl Bridge {
             leaving: Leaving::new(Arc::clone(&leases)),
             names,
             leases,
+            trying: tokio::sync::Mutex::default(),
             writing: tokio::sync::Mutex::default(),
         })
     }
 
     /// Makes or finds the bridge and the tables. One that can't be set up is told by `ready`; the next attach tries
-    /// again.
+    /// again, as `try_again` does.
     pub async fn prepare(&self) {
         if let Err(error) = self.ensure(DEFAULT).await {
             warn!(error = %error.chain(), "pods get no network");
+        }
+    }
+
+    /// Tries again what could not be set up, one at a time: while a network is not ready no kubelet asks for a pod.
+    pub async fn try_again(&self) {
+        let Err(before) = self.ready() else { return };
+        let Ok(_alone) = self.trying.try_lock() else { return };
+        match self.ensure(DEFAULT).await {
+            Ok(_) => info!("pods get a network now"),
+            Err(error) if error.chain() != before => warn!(error = %error.chain(), "pods get no network"),
+            Err(_) => {}
         }
     }
 

@@ -130,11 +130,14 @@ impl Network {
         Ok(network)
     }
 
-    /// Ready, or why not, for CRI's NetworkReady.
+    /// Ready, or why not, for CRI's NetworkReady. A bridge that could not be set up is tried again by the question.
     pub async fn ready(&self) -> Result<(), String> {
         let source = self.cni.serving().await.map_err(|error| error.chain())?;
         match source.lists.is_empty() {
-            true => self.bridge.ready(),
+            true => {
+                self.bridge.try_again().await;
+                self.bridge.ready()
+            }
             false => self.cni.ready(&source).await,
         }
     }

@@ -1,7 +1,9 @@
 //! The built-in bridge in both families, with traffic really sent: pod to pod, pod to node, the node's ports to a pod.
 
 use std::{
+    fs,
     net::{IpAddr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
+    os::unix::fs::PermissionsExt,
     time::Duration,
 };
 
@@ -9,6 +11,8 @@ use berth_cri::v1 as cri;
 use berth_tests::{Daemon, Pod, asked, eventually, pod, skip, web};
 use rustix::net;
 use tonic::Code;
+
+use crate::cni::network_ready;
 
 /// The node's IPv6 address on the bridge, where the node has IPv6; skips else.
 fn gateway6(test: &str, daemon: &Daemon) -> Option<String> {
@@ -187,13 +191,31 @@ fn a_subnet_that_the_node_reaches_by_another_way_is_told_by_network_ready() {
     // The bridge of the one is a way of the node's; the other is to have the same subnet.
     let over = format!("[network.bridge]\nsubnet = {:?}\n", first.subnet());
     let second = Daemon::start_with(berth_tests::Options { over, ..Default::default() });
-    let answer = second.call(second.runtime().status(cri::StatusRequest::default())).unwrap();
-    let conditions = answer.status.unwrap().conditions;
-    let network = conditions.into_iter().find(|one| one.r#type == "NetworkReady").unwrap();
+    let network = network_ready(&second);
     let expected = format!("by {}; set network.bridge.subnet", first.bridge());
     assert!(!network.status && network.message.contains(&expected), "{network:?}");
     let refused = second.run_pod(pod("refused")).unwrap_err();
     assert!(refused.code() == Code::Unavailable && refused.message().contains(&expected), "{refused}");
+}
+
+#[test]
+fn a_network_that_could_not_be_set_up_is_tried_again_when_a_kubelet_asks() {
+    let mut daemon = Daemon::with_fixture();
+    daemon.stop();
+    // As where the package comes after berthd, or the node is too busy at its start.
+    let broken = daemon.helper_dir().join("nft");
+    fs::create_dir_all(daemon.helper_dir()).unwrap();
+    fs::write(&broken, "#!/bin/sh\nexit 1\n").unwrap();
+    fs::set_permissions(&broken, fs::Permissions::from_mode(0o755)).unwrap();
+    daemon.up();
+    let told = network_ready(&daemon);
+    assert!(!told.status && told.message.contains("nft"), "{told:?}");
+    fs::remove_file(&broken).unwrap();
+    // It makes no pod before.
+    let told = network_ready(&daemon);
+    assert!(told.status, "{told:?}");
+    let pod = daemon.plain_pod("late");
+    assert!(!daemon.pod_ip(&pod).is_empty());
 }
 
 #[test]
