@@ -290,6 +290,11 @@ impl Daemon {
             .expect("no colon in it")
     }
 
+    /// Where more is laid over its configuration, by files that are read in the order of their names.
+    pub fn drop_ins(&self) -> PathBuf {
+        self.config_path().with_extension("toml.d")
+    }
+
     fn config_path(&self) -> PathBuf {
         self.place.dir.join("berthd.toml")
     }
@@ -353,7 +358,7 @@ table = {table:?}
             table = place.table(),
         );
         fs::write(self.config_path(), text).expect("write the configuration");
-        let drop_ins = self.config_path().with_extension("toml.d");
+        let drop_ins = self.drop_ins();
         fs::create_dir_all(&drop_ins).expect("make the directory of drop-ins");
         fs::write(drop_ins.join("over.toml"), &self.options.over).expect("write the drop-in");
     }

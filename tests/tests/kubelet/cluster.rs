@@ -33,22 +33,11 @@ impl Cluster {
         let node = Node::place(Options { over: handlers(), ..Options::default() });
         load_images(&node);
         let mut plane = Plane::up(&node.dir().join("plane"));
-        let gates: Value = plane::GATES.iter().map(|gate| ((*gate).to_owned(), json!(true))).collect();
-        node.set(Setting {
-            over: json!({
-                "registerNode": true,
-                "featureGates": gates,
-                "allowedUnsafeSysctls": ["net.core.somaxconn"],
-                "nodeStatusUpdateFrequency": "2s",
-            }),
-            arguments: vec![format!("--kubeconfig={}", plane.kubeconfig("kubelet").display())],
-        });
+        node.set(setting(&plane));
         node.start_kubelet();
         plane.start_proxy();
         let cluster = Self { node, plane };
-        cluster.wait_for("nodes", node::NAME, "ready and without a taint", |node| {
-            (is_ready(node) && node["spec"]["taints"].is_null()).then_some(())
-        });
+        cluster.wait_for_node();
         for name in ["berth", "runc"] {
             cluster.make(&json!({
                 "apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass",
@@ -60,6 +49,33 @@ impl Cluster {
 
     pub fn node(&self) -> &Node {
         &self.node
+    }
+
+    /// Has no pods any more, and another kubelet, with more laid over its configuration and behind its arguments, from
+    /// `begin` on until what is returned goes.
+    pub fn other_kubelet(
+        &self,
+        over: Value,
+        arguments: Vec<String>,
+        begin: impl FnOnce(&Node),
+    ) -> OtherKubelet<'_> {
+        self.node.leave();
+        begin(&self.node);
+        let mut other = setting(&self.plane);
+        for (key, value) in over.as_object().into_iter().flatten() {
+            other.over[key] = value.clone();
+        }
+        other.arguments.extend(arguments);
+        self.node.set(other);
+        self.node.start_kubelet();
+        self.wait_for_node();
+        OtherKubelet { cluster: self }
+    }
+
+    fn wait_for_node(&self) {
+        self.wait_for("nodes", node::NAME, "ready and without a taint", |node| {
+            (is_ready(node) && node["spec"]["taints"].is_null()).then_some(())
+        });
     }
 
     /// kubectl as the administrator.
@@ -167,6 +183,39 @@ impl Drop for Cluster {
         self.node.leave();
         // Before berthd goes and looks for leaks.
         self.plane.end();
+    }
+}
+
+/// Dropped, it brings back the kubelet that all share.
+#[derive(Debug)]
+pub struct OtherKubelet<'a> {
+    cluster: &'a Cluster,
+}
+
+impl Drop for OtherKubelet<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // What has failed says why; the cluster is taken down next.
+            eprintln!("---- the other kubelet's log, the end ----\n{}", self.cluster.node.kubelet_log());
+        }
+        self.cluster.node.leave();
+        self.cluster.node.set(setting(&self.cluster.plane));
+        self.cluster.node.start_kubelet();
+        self.cluster.wait_for_node();
+    }
+}
+
+/// A kubelet of this cluster.
+fn setting(plane: &Plane) -> Setting {
+    let gates: Value = plane::GATES.iter().map(|gate| ((*gate).to_owned(), json!(true))).collect();
+    Setting {
+        over: json!({
+            "registerNode": true,
+            "featureGates": gates,
+            "allowedUnsafeSysctls": ["net.core.somaxconn"],
+            "nodeStatusUpdateFrequency": "2s",
+        }),
+        arguments: vec![format!("--kubeconfig={}", plane.kubeconfig("kubelet").display())],
     }
 }
 

@@ -13,6 +13,7 @@ pub const TRIALS: &[(&str, Test)] = &[
     ("statistics_have_the_pods_network", network),
     ("a_stop_signal_of_the_pods_own_is_sent", stop_signal),
     ("a_pod_with_users_of_its_own_has_the_nodes_network", users_on_the_nodes_network),
+    ("options_of_a_volume_hold_for_the_mount_that_has_them", mount_options),
 ];
 
 /// Starts the kubelet again with them.
@@ -23,6 +24,7 @@ pub fn open(node: &Node) {
         "CRIListStreaming": true,
         "ContainerStopSignals": true,
         "UserNamespacesHostNetworkSupport": true,
+        "VolumeBindMountOptions": true,
     });
     node.stop_kubelet();
     let over = json!({"staticPodPath": node.manifests(), "registerNode": false, "featureGates": gates});
@@ -104,4 +106,34 @@ fn users_on_the_nodes_network(node: &Node) {
     let told: Value = serde_json::from_str(&log[0].content).expect("a line is JSON");
     assert!(told["interfaces"]["node0"].is_object(), "{}", told["interfaces"]);
     assert_ne!(told["uid_map"].as_str().unwrap_or_default().split_whitespace().nth(1), Some("0"));
+}
+
+fn mount_options(node: &Node) {
+    let pod = node.run(
+        "mount-options",
+        json!({
+            "restartPolicy": "Never",
+            "containers": [with(fixture("c", &["info"]), json!({"volumeMounts": [
+                {"name": "empty", "mountPath": "/bound", "bindMountOptions": ["noexec", "nodev", "nosuid"]},
+                {"name": "empty", "mountPath": "/plain"},
+            ]}))],
+            "volumes": [{"name": "empty", "emptyDir": {}}],
+        }),
+    );
+    let ended = pod.wait("its end", |pod| {
+        let ended = &container(pod, "c")["state"]["terminated"];
+        ended.is_object().then(|| ended.clone())
+    });
+    assert_eq!(ended["exitCode"], 0, "{ended}");
+    let log = berth_tests::read_log(&pod.logs().join("c/0.log"));
+    let told: Value = serde_json::from_str(&log[0].content).expect("a line is JSON");
+    let has = |target: &str, option: &str| {
+        let mut mounts = told["mounts"].as_array().into_iter().flatten();
+        let mount = mounts.find(|mount| mount["target"] == target).expect("it is mounted");
+        mount["options"].as_array().is_some_and(|all| all.iter().any(|one| one == option))
+    };
+    for option in ["noexec", "nodev", "nosuid"] {
+        assert!(has("/bound", option), "{option}: {}", told["mounts"]);
+    }
+    assert!(!has("/plain", "noexec"), "{}", told["mounts"]);
 }

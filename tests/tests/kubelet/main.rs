@@ -14,6 +14,7 @@ mod isolation;
 mod kubectl;
 mod node;
 mod plane;
+mod pressure;
 mod resources;
 mod restarts;
 mod services;
@@ -57,6 +58,7 @@ fn alone(arguments: &Arguments) -> Vec<Conclusion> {
     gates::open(&node);
     good.push(run(arguments, &node, "kubelet::gates", Together::Yes, statics::TRIALS));
     good.push(run(arguments, &node, "kubelet::gates", Together::Yes, gates::TRIALS));
+    good.push(run(arguments, &node, "kubelet", Together::No, pressure::ON_A_NODE));
     // Dropping looks for leaks, and panics where there are some.
     drop(Arc::into_inner(node).expect("all trials have ended"));
     good
@@ -71,9 +73,11 @@ fn in_cluster(arguments: &Arguments) -> Vec<Conclusion> {
         isolation::TRIALS,
         resources::TRIALS,
         services::TRIALS,
+        pressure::TOGETHER,
     ];
     let mut good = vec![run(arguments, &cluster, "cluster", Together::Yes, &together.concat())];
     good.push(run(arguments, &cluster, "cluster", Together::No, workloads::ALONE));
+    good.push(run(arguments, &cluster, "cluster", Together::No, pressure::BY_ITSELF));
     drop(Arc::into_inner(cluster).expect("all trials have ended"));
     good
 }

@@ -20,6 +20,8 @@ use crate::{kubectl, world};
 pub const NAME: &str = "node";
 /// The image with Kubernetes' own test program.
 pub const AGNHOST: &str = "localhost/agnhost:1";
+/// An image that berthd calls pinned, once it is there.
+pub const KEPT: &str = "localhost/kept:1";
 /// A kubelet looks once a second and backs off for tens of them.
 pub const PATIENCE: Duration = Duration::from_secs(180);
 
@@ -48,7 +50,8 @@ pub struct Node {
 impl Node {
     /// One with a kubelet that has no cluster.
     pub fn alone() -> Self {
-        let node = Self::place(Options::default());
+        let over = format!("[registry]\npinned = [{KEPT:?}]\n");
+        let node = Self::place(Options { over, ..Options::default() });
         let agnhost = fs::read(kubectl::program("agnhost")).expect("read agnhost");
         let layer = Layer::new().directory("tmp", 0o1777).file("agnhost", 0o755, agnhost);
         let image = Image::new().layer(layer).entrypoint(&["/agnhost"]);
@@ -112,6 +115,13 @@ impl Node {
         fs::remove_dir_all(&directory).ok();
         fs::create_dir_all(&directory).expect("make a volume");
         directory
+    }
+
+    /// Starts berthd again with more laid over its configuration; empty: with what it had first. Nothing may be in its care.
+    pub fn reconfigure(&self, over: &str) {
+        let mut daemon = self.daemon_mut();
+        fs::write(daemon.drop_ins().join("trial.toml"), over).expect("write a drop-in");
+        daemon.restart();
     }
 
     /// Where logs of pods are.

@@ -23,7 +23,8 @@ const APISERVER_PORT: u16 = 6443;
 const PROXY_PORT: u16 = 8001;
 pub const SERVICES: &str = "10.96.0.0/16";
 /// What the apiserver has open beside what it has by itself: the kubelet's are the same.
-pub const GATES: &[&str] = &["ContainerStopSignals", "UserNamespacesHostNetworkSupport"];
+pub const GATES: &[&str] =
+    &["ContainerStopSignals", "UserNamespacesHostNetworkSupport", "VolumeBindMountOptions"];
 
 /// Name, user and group of those with a token. The token of each is its name.
 const USERS: &[(&str, &str, &str)] = &[

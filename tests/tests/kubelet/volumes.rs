@@ -17,6 +17,7 @@ pub const TRIALS: &[(&str, Test)] = &[
     ("empty_and_host_directories_are_shared_and_sized", directories),
     ("sub_paths_are_the_file_or_directory_they_name", sub_paths),
     ("an_image_is_a_volume_that_nobody_writes_to", image),
+    ("options_of_a_volume_hold_for_the_mount_that_has_them", mount_options),
     ("read_only_can_hold_for_mounts_below", recursively_read_only),
     ("a_pull_secret_opens_a_private_registry", private),
 ];
@@ -149,6 +150,25 @@ fn image(cluster: &Cluster) {
     );
     let hello = "hello from an image\n";
     assert_eq!(cluster.told("image-volume", "c"), format!("{hello}{hello}refused\n"));
+}
+
+fn mount_options(cluster: &Cluster) {
+    let script = "cp /bin/busybox /plain/; /plain/busybox true && echo runs; \
+        /bound/busybox true 2>/dev/null || echo is refused; grep ' /bound ' /proc/mounts | cut -d ' ' -f 4";
+    let spec = json!({
+        "restartPolicy": "Never",
+        "containers": [with(busybox("c", script), json!({"volumeMounts": [
+            {"name": "empty", "mountPath": "/plain"},
+            {"name": "empty", "mountPath": "/bound", "bindMountOptions": ["noexec", "nodev", "nosuid"]},
+        ]}))],
+        "volumes": [{"name": "empty", "emptyDir": {}}],
+    });
+    let _pod = cluster.pod("mount-options", &spec);
+    let said = cluster.told("mount-options", "c");
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines[..2], ["runs", "is refused"], "{said}");
+    let options: Vec<&str> = lines[2].split(',').collect();
+    assert!(["noexec", "nodev", "nosuid"].iter().all(|option| options.contains(option)), "{said}");
 }
 
 fn recursively_read_only(cluster: &Cluster) {
