@@ -1,9 +1,11 @@
 //! The contract between `berthd` and `berth-shim`, generated from `launch.proto` (read that: it is the documentation),
-//! with what both ends share: a few names, `needs`, which finds the features that a plan uses, and `restart`.
+//! with what both ends share: a few names, `needs`, which finds the features that a plan uses, `restart`
+//! and `oom`.
 #![allow(missing_debug_implementations)]
 
 pub mod fault;
 pub mod needs;
+pub mod oom;
 pub mod restart;
 
 /// Package `berth.launch.v1`.

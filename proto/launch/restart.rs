@@ -8,7 +8,8 @@ use std::time::Duration;
 use crate::v1::{Restart, restart::Policy};
 
 const FIRST: Duration = Duration::from_millis(100);
-const LONGEST: Duration = Duration::from_secs(300);
+/// The longest delay.
+pub const LONGEST: Duration = Duration::from_secs(300);
 const HEALTHY: Duration = Duration::from_secs(10);
 
 /// What came before: restarts in a row without a healthy run between them.

@@ -20,7 +20,7 @@ use std::{
 
 use berth_launch::v1::{self as launch, birth::Outcome, reply::Result as Answer, request::Call};
 use prost::Message;
-use tokio::sync::broadcast;
+use tokio::sync::broadcast::{self, error::RecvError};
 
 use self::connection::Connection;
 pub use self::connection::Reserve;
@@ -39,8 +39,6 @@ pub enum Fault {
 
 pub type Result<T> = std::result::Result<T, Fault>;
 
-/// A birth that takes longer hangs on a dead disk or network file system.
-const BIRTH: Duration = Duration::from_secs(60);
 /// A call that takes longer: likewise.
 const CALL: Duration = Duration::from_secs(30);
 /// Ending a container goes another way where its shim has not answered for so long.
@@ -113,14 +111,7 @@ impl Launcher {
             )
         };
         let birth = birth::birth(&self.program, mode, stdin, dir, |shim| (self.settle)(group, shim));
-        match tokio::time::timeout(BIRTH, birth).await {
-            Ok(Ok(birth)) => birth.outcome.ok_or_else(died),
-            Ok(Err(error)) => Err(Fault::Error(error)),
-            Err(_) => Err(Fault::Error(
-                Error::new(Kind::Deadline, "start shim", dir.display().to_string())
-                    .because(Cause(format!("it said nothing for {BIRTH:?}"))),
-            )),
-        }
+        birth.await.map_err(Fault::Error)?.outcome.ok_or_else(died)
     }
 }
 
@@ -187,6 +178,13 @@ impl Shim {
     /// Whether it has gone, for whatever reason.
     pub fn is_gone(&self) -> bool {
         self.0.is_gone()
+    }
+
+    /// Waits until it has gone; false: it has not, after so long.
+    pub async fn gone_within(&self, allowed: Duration) -> bool {
+        let mut events = self.events();
+        let gone = async { while !matches!(events.recv().await, Err(RecvError::Closed)) {} };
+        self.is_gone() || tokio::time::timeout(allowed, gone).await.is_ok()
     }
 
     /// Events from now on; `Err(Closed)` when the shim has gone.

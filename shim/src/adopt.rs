@@ -17,7 +17,7 @@ use std::{
 };
 
 use berth_launch::{
-    needs,
+    fault, needs, restart,
     v1::{
         Adopt, Cgroup, ContainerPlan, Exit, Failure, Live, Ready, Status, Step,
         status::{Held, State},
@@ -70,6 +70,7 @@ pub fn adopt() -> Result<(Box<Supervisor>, Ready), Failure> {
     end_predecessor(&live)?;
     let listener =
         server::bind_here().map_err(|error| crate::failed(Step::Socket, berth_launch::SOCKET, error))?;
+    fault::point("adopt.bound");
     let log = plan.log.clone().unwrap_or_default();
     let log = Log::open(&log).map_err(|error| crate::failed(Step::LogOpen, &log.path, error))?;
     let stdin = plan.stdio.unwrap_or_default().stdin();
@@ -103,6 +104,7 @@ pub fn adopt() -> Result<(Box<Supervisor>, Ready), Failure> {
             supervisor.end(exit, Duration::ZERO);
         }
     }
+    fault::point("adopt.done");
     Ok((supervisor, ready))
 }
 
@@ -120,8 +122,7 @@ fn find(live: &Live, group: &Cgroup, reserve: Reserve) -> Found {
     match status.state() {
         State::Exited => Found::Over(status.last_exit.unwrap_or_default()),
         State::Backoff => {
-            let left = u64::try_from(status.next_start_at - clock::now()).unwrap_or(0);
-            let until = clock::monotonic() + Duration::from_nanos(left);
+            let until = clock::monotonic() + left(status.next_start_at, clock::now());
             Found::Stage(Box::new(Stage::Backoff { until, next_start_at: status.next_start_at }))
         }
         State::Created => Found::Lost("its shim was killed before it was started"),
@@ -141,6 +142,11 @@ fn find(live: &Live, group: &Cgroup, reserve: Reserve) -> Found {
     }
 }
 
+/// Until the next start, as far as the time of day tells: it may have been set meanwhile, back even.
+fn left(next_start_at: i64, now: i64) -> Duration {
+    u64::try_from(next_start_at - now).map_or(Duration::ZERO, Duration::from_nanos).min(restart::LONGEST)
+}
+
 /// Init by its number if that is still its own, else by the descriptor in reserve, which knows also of one that is gone.
 fn init(live: &Live, reserve: Reserve) -> Option<OwnedFd> {
     let by_number = Pid::from_raw(live.pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
@@ -151,13 +157,14 @@ fn init(live: &Live, reserve: Reserve) -> Option<OwnedFd> {
 }
 
 fn orphan(live: &Live, status: &Status, group: &Cgroup, pidfd: OwnedFd) -> Run {
-    let ran_for = u64::try_from(clock::now() - status.started_at).unwrap_or(0);
+    // Not by the time of day, which may have been set meanwhile.
+    let began = clock::of_ticks(live.pid_start_time);
     Run {
         pid: live.pid,
         pidfd,
         start_time: live.pid_start_time,
         started_at: status.started_at,
-        began: clock::monotonic().saturating_sub(Duration::from_nanos(ran_for)),
+        began,
         oom_kills_before: group::oom_kills(group),
         kin: Kin::Orphan,
     }
@@ -268,4 +275,19 @@ fn receive() -> Result<Reserve, Failure> {
 
 fn refused(step: Step, object: &str, detail: &str) -> Failure {
     Failure { step: step.into(), errno: 0, object: object.into(), detail: detail.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_was_set_back_puts_no_start_off_for_long() {
+        let second = 1_000_000_000;
+        let now = 1_800_000_000 * second;
+        assert_eq!(left(now + 3 * second, now), Duration::from_secs(3));
+        assert_eq!(left(now - 3 * second, now), Duration::ZERO);
+        assert_eq!(left(now, now - 86_400 * second), restart::LONGEST);
+        assert_eq!(left(now, now + 86_400 * second), Duration::ZERO);
+    }
 }

@@ -16,6 +16,15 @@ pub fn monotonic() -> Duration {
     Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
+/// The same of an instant in ticks since boot, as processes' start times are. `proc_pid_stat(5)`.
+pub fn of_ticks(ticks: u64) -> Duration {
+    let time = clock_gettime(ClockId::Boottime);
+    let now = Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0));
+    let at =
+        Duration::from_millis(ticks.saturating_mul(1000) / rustix::param::clock_ticks_per_second().max(1));
+    monotonic().saturating_sub(now.saturating_sub(at))
+}
+
 /// Writes `2026-11-24T01:02:03.000000004Z`: RFC 3339 with all nine digits, so that lines sort as text.
 pub fn rfc3339(unix_nanos: i64, into: &mut Vec<u8>) {
     let (seconds, nanos) = (unix_nanos.div_euclid(1_000_000_000), unix_nanos.rem_euclid(1_000_000_000));
@@ -59,6 +68,13 @@ fn date(days: i64) -> (i64, i64, i64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn our_own_start_was_a_while_ago() {
+        let began = of_ticks(crate::launch::start_time(rustix::process::getpid().as_raw_nonzero().get()));
+        assert!(began <= monotonic() && began > Duration::ZERO, "{began:?}");
+        assert!(monotonic() - of_ticks(0) >= Duration::from_secs(1), "the machine was up before us");
+    }
 
     #[test]
     fn instants_are_written_as_rfc_3339_of_one_width() {

@@ -17,7 +17,7 @@ use std::{
 
 use berth_launch::v1;
 
-use crate::{clock, rate::Rate};
+use crate::{clock, kernel, rate::Rate};
 
 /// The longest content of one record, bytes; what the kubelet's reader and the peers use.
 pub const RECORD_BYTES: usize = 16 * 1024;
@@ -44,9 +44,13 @@ impl Framer {
 
     /// Takes bytes, gives complete records.
     pub fn feed(&mut self, mut bytes: &[u8], at: i64, log: &mut Log) {
-        while let Some(newline) = bytes.iter().position(|byte| *byte == b'\n') {
+        while let Some(newline) = kernel::memory::find(b'\n', bytes) {
             let (line, rest) = bytes.split_at(newline);
             bytes = &rest[1..];
+            if self.pending.is_empty() && line.len() <= RECORD_BYTES {
+                log.record(self.source, b'F', line, at);
+                continue;
+            }
             self.overlong(line, at, log);
             log.record(self.source, b'F', &self.pending, at);
             self.pending.clear();
@@ -88,6 +92,9 @@ pub struct Log {
     file: Option<File>,
     written: u64,
     batch: Vec<u8>,
+    /// The last instant as text: what was read at once has it in common.
+    stamp: Vec<u8>,
+    stamped_at: i64,
     /// Bytes of records that could not be written, and since when.
     lost: u64,
     lost_in_all: u64,
@@ -113,6 +120,8 @@ impl Log {
             file,
             written,
             batch: Vec::new(),
+            stamp: Vec::new(),
+            stamped_at: 0,
             lost: 0,
             lost_in_all: 0,
             rate: Rate::of(log.rate_bytes),
@@ -158,7 +167,12 @@ impl Log {
             self.flush();
         }
         self.rotate_before(length as u64);
-        clock::rfc3339(at, &mut self.batch);
+        if self.stamp.is_empty() || self.stamped_at != at {
+            self.stamp.clear();
+            clock::rfc3339(at, &mut self.stamp);
+            self.stamped_at = at;
+        }
+        self.batch.extend_from_slice(&self.stamp);
         self.batch.extend_from_slice(name);
         self.batch.extend_from_slice(&[tag, b' ']);
         self.batch.extend_from_slice(content);
@@ -215,7 +229,7 @@ impl Log {
             Ok(()) => self.written += self.batch.len() as u64,
             Err(error) => {
                 if self.lost == 0 {
-                    eprintln!("berth-shim: write log {}: {error}", self.path.display());
+                    crate::complain!("berth-shim: write log {}: {error}", self.path.display());
                 }
                 self.lost += self.batch.len() as u64;
                 self.lost_in_all += self.batch.len() as u64;
@@ -246,12 +260,12 @@ impl Log {
             if let Err(error) = rotated
                 && error.kind() != io::ErrorKind::NotFound
             {
-                eprintln!("berth-shim: rotate log {}: {error}", numbered(n).display());
+                crate::complain!("berth-shim: rotate log {}: {error}", numbered(n).display());
             }
         }
         if let Err(error) = self.reopen() {
             // We go on in the renamed file: longer than asked for is better than lost.
-            eprintln!("berth-shim: open log {}: {error}", self.path.display());
+            crate::complain!("berth-shim: open log {}: {error}", self.path.display());
         }
     }
 }

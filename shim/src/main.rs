@@ -1,6 +1,14 @@
 //! berth-shim: launches and supervises one container, or makes one pod's namespaces. The plan comes as a sealed memfd on
 //! standard input, the outcome goes to standard output, one fact a line to standard error. See `launch.proto`.
 
+/// Writes a line to our own log, or not: one whose disk is full is no reason to end, as it is to `eprintln!`.
+macro_rules! complain {
+    ($($words:tt)*) => {
+        std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{}\n", format_args!($($words)*))).ok()
+    };
+}
+pub(crate) use complain;
+
 mod adopt;
 mod attach;
 mod clock;
@@ -11,6 +19,7 @@ mod kernel;
 mod launch;
 mod log;
 mod oneshot;
+mod oom;
 mod own;
 mod probe;
 mod rate;
@@ -42,7 +51,7 @@ fn main() -> ExitCode {
     if mode.as_deref().is_some_and(|mode| launches.contains(&mode))
         && let Err(error) = own::shut_away()
     {
-        eprintln!("berth-shim: mount our own program read-only: {error}");
+        crate::complain!("berth-shim: mount our own program read-only: {error}");
         return ExitCode::FAILURE;
     }
     match mode.as_deref() {
@@ -60,7 +69,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         _ => {
-            eprintln!(
+            crate::complain!(
                 "berth-shim: started by berthd as `berth-shim sandbox` or `berth-shim container`, plan on stdin"
             );
             ExitCode::from(2)
@@ -99,13 +108,13 @@ fn dial() -> ExitCode {
     let mut arguments = std::env::args().skip(2);
     let (netns, port) = (arguments.next(), arguments.next().and_then(|port| port.parse().ok()));
     let (Some(netns), Some(port)) = (netns, port) else {
-        eprintln!("berth-shim: dial takes a network namespace and a port");
+        crate::complain!("berth-shim: dial takes a network namespace and a port");
         return ExitCode::from(2);
     };
     match dial::dial(&netns, port) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("berth-shim: answer: {error}");
+            crate::complain!("berth-shim: answer: {error}");
             ExitCode::FAILURE
         }
     }
@@ -162,7 +171,7 @@ fn stay(supervisor: Box<supervise::Supervisor>, ready: Ready) -> ExitCode {
         rustix::stdio::dup2_stdout(&null).map_err(|errno| failed(Step::Stdio, "/dev/null", errno.into()))
     });
     if let Err(failure) = let_go {
-        eprintln!("berth-shim: let go of the streams: {failure:?}");
+        crate::complain!("berth-shim: let go of the streams: {failure:?}");
     }
     supervisor.run();
     fault::point("shim.leaving");

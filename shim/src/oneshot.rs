@@ -55,14 +55,14 @@ pub fn signal() -> ExitCode {
     let process = numbers.next().flatten().and_then(|number| kernel::exec::inherited(number).ok());
     let wanted = numbers.next().flatten().and_then(kernel::signal::numbered);
     let (Some(process), Some(wanted)) = (process, wanted) else {
-        eprintln!("berth-shim: signal takes the descriptor of a process and the number of a signal");
+        crate::complain!("berth-shim: signal takes the descriptor of a process and the number of a signal");
         return ExitCode::from(2);
     };
     match rustix::process::pidfd_send_signal(&process, wanted) {
         // Gone already is as good.
         Ok(()) | Err(rustix::io::Errno::SRCH) => ExitCode::SUCCESS,
         Err(errno) => {
-            eprintln!("berth-shim: send signal {}: {errno}", wanted.as_raw());
+            crate::complain!("berth-shim: send signal {}: {errno}", wanted.as_raw());
             ExitCode::FAILURE
         }
     }
@@ -74,7 +74,7 @@ pub fn devices() -> ExitCode {
     let mut words = std::env::args().skip(2);
     let program = words.next().and_then(|word| word.parse::<i32>().ok()).map(kernel::exec::inherited);
     let (Some(Ok(program)), Some(group)) = (program, words.next()) else {
-        eprintln!("berth-shim: devices takes the descriptor of a program and a cgroup's directory");
+        crate::complain!("berth-shim: devices takes the descriptor of a program and a cgroup's directory");
         return ExitCode::from(2);
     };
     let set = read::<SetDevices>(program)
@@ -82,7 +82,7 @@ pub fn devices() -> ExitCode {
     match set {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("{}", launch::cause(&failure));
+            crate::complain!("{}", launch::cause(&failure));
             ExitCode::FAILURE
         }
     }
@@ -96,7 +96,7 @@ fn of_exec(plan: &OutsideExec) -> Vec<String> {
 fn answer<P: Message + Default>(launch: impl FnOnce(P) -> Outcome) -> ExitCode {
     let mut numbers = std::env::args().skip(2).map(|word| word.parse().ok().map(kernel::exec::inherited));
     let (Some(Some(Ok(plan))), Some(Some(Ok(answer)))) = (numbers.next(), numbers.next()) else {
-        eprintln!("berth-shim: started by `berth oci`, with the descriptors of a plan and of a pipe");
+        crate::complain!("berth-shim: started by `berth oci`, with the descriptors of a plan and of a pipe");
         return ExitCode::from(2);
     };
     let outcome = match read(plan) {

@@ -71,7 +71,7 @@ impl Supervisor {
         fault::point("shim.ending");
         let written = record::write_exit(Path::new(&self.plan.record_dir), exit);
         if let Err(error) = &written {
-            eprintln!("berth-shim: write exit record in {}: {error}", self.plan.record_dir);
+            crate::complain!("berth-shim: write exit record in {}: {error}", self.plan.record_dir);
         }
         fault::point("shim.ended");
         written.is_ok()
@@ -98,7 +98,7 @@ impl Supervisor {
             kill_at: self.kill_at.map_or(0, |at| u64::try_from(at.as_nanos()).unwrap_or(u64::MAX)),
         };
         if let Err(error) = record::write_live(Path::new("."), &live) {
-            eprintln!("berth-shim: write live record in {}: {error}", self.plan.dir);
+            crate::complain!("berth-shim: write live record in {}: {error}", self.plan.dir);
         }
     }
 

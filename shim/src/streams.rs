@@ -14,6 +14,8 @@ use crate::{
 
 /// So much is read at once: what a pipe's page holds. It is stack, which stays resident.
 const CHUNK_BYTES: usize = 4 * 1024;
+/// So often an output is read that has more at once: others have their turn in between.
+const READS: usize = 16;
 /// Input that waits for the container to read it.
 const INPUT_BYTES: usize = 2 * 1024;
 
@@ -42,6 +44,8 @@ pub struct Streams {
 /// What a read of an output gave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Read {
+    /// All that was asked for: there may be more.
+    Full,
     Some,
     Nothing,
     End,
@@ -94,8 +98,20 @@ impl Streams {
         ends.into_iter().filter_map(|(held, fd)| Some((held, fd?.try_clone().ok()?))).collect()
     }
 
-    /// Reads an output once: to the log and to those attached.
+    /// Reads an output, as long as it has much to give: to the log and to those attached.
     pub fn pump(&mut self, source: Source) -> Read {
+        let mut read = self.read(source);
+        for _ in 1..READS {
+            if read != Read::Full || !self.may_read(source) {
+                break;
+            }
+            read = self.read(source);
+        }
+        self.log.flush();
+        read
+    }
+
+    fn read(&mut self, source: Source) -> Read {
         let mut buffer = [0u8; CHUNK_BYTES];
         let output = match source {
             Source::Stdout => &mut self.stdout,
@@ -116,7 +132,6 @@ impl Streams {
         let now = clock::now();
         if length == 0 {
             output.framer.finish(now, &mut self.log);
-            self.log.flush();
             output.fd = None;
             if source == Source::Stdout {
                 self.tty = None;
@@ -124,15 +139,14 @@ impl Streams {
             return Read::End;
         }
         output.framer.feed(&buffer[..length], now, &mut self.log);
-        self.log.flush();
         output.sinks.retain_mut(|sink| sink.take(&buffer[..length]));
-        Read::Some
+        if length == CHUNK_BYTES { Read::Full } else { Read::Some }
     }
 
     /// Ends the outputs of a run whose processes are gone, with what is still in them.
     pub fn close(&mut self) {
         for source in [Source::Stdout, Source::Stderr] {
-            while self.pump(source) == Read::Some {}
+            while matches!(self.pump(source), Read::Full | Read::Some) {}
             let output = match source {
                 Source::Stdout => &mut self.stdout,
                 Source::Stderr => &mut self.stderr,

@@ -23,7 +23,7 @@ use crate::{
     clock, group, kernel,
     launch::{self, Created, Gate},
     log::Source,
-    record,
+    oom, record,
     run::{Ended, ExecRun, Kin, Run, exit_code, orphan_ended, reap, slim, taken},
     server::{self, Client, Incoming},
     streams::Streams,
@@ -337,7 +337,8 @@ impl Supervisor {
                 None => (Ended::UNKNOWN, LOST.to_owned()),
             },
         };
-        let kills = self.plan.cgroup.as_ref().map_or(0, group::oom_kills);
+        let victim = oom::victim(&self.plan, run.oom_kills_before);
+        let killed = victim.as_ref().is_some_and(|victim| victim.explains(run.pid, self.stopping));
         let exit = Exit {
             version: berth_launch::VERSION,
             id: self.plan.id.clone(),
@@ -346,9 +347,9 @@ impl Supervisor {
             finished_at: clock::now(),
             exit_code: ended.code,
             signal: ended.signal,
-            oom_killed: kills > run.oom_kills_before && ended.code != 0,
+            oom_killed: killed && ended.code != 0,
             restarts: self.restarts,
-            message,
+            message: oom::or_told(message, victim),
             lost_log_bytes: self.streams.log.lost_bytes(),
             asked: false,
         };

@@ -72,23 +72,7 @@ impl Daemon {
 
     /// Starts it again after `kill9` or `stop`.
     pub fn up(&mut self) {
-        assert!(self.child.is_none(), "berthd runs already");
-        let log = File::options().create(true).append(true).open(self.log_path()).expect("open berthd's log");
-        let child = Command::new(program("berthd"))
-            .arg("--config")
-            .arg(self.config_path())
-            // Whatever it starts inherits this: that is how leaked processes are found.
-            .env("BERTH_TESTS_PLACE", &self.place.name)
-            .env_remove("NOTIFY_SOCKET")
-            .envs(self.fault.take().map(|fault| ("BERTH_FAULT", fault)))
-            .env("PATH", self.path())
-            .envs(self.options.env.iter().map(|(name, value)| (name, value)))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("start berthd");
-        self.child = Some(child);
+        self.spawn();
         let socket = self.place.socket();
         let up = until(BOUND, || {
             let child = self.child.as_mut().expect("it was started above");
@@ -111,10 +95,43 @@ impl Daemon {
         }
     }
 
+    fn spawn(&mut self) {
+        assert!(self.child.is_none(), "berthd runs already");
+        let log = File::options().create(true).append(true).open(self.log_path()).expect("open berthd's log");
+        let child = Command::new(program("berthd"))
+            .arg("--config")
+            .arg(self.config_path())
+            // Whatever it starts inherits this: that is how leaked processes are found.
+            .env("BERTH_TESTS_PLACE", &self.place.name)
+            .env_remove("NOTIFY_SOCKET")
+            .envs(self.fault.take().map(|fault| ("BERTH_FAULT", fault)))
+            .env("PATH", self.path())
+            .envs(self.options.env.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("start berthd");
+        self.child = Some(child);
+    }
+
     /// Starts it such that it, or a shim of its, dies the first time it comes to a named point; then `mark` is there.
     pub fn up_to(&mut self, point: &str, mark: &Path) {
         self.fault = Some(format!("{point}={}", mark.display()));
         self.up();
+    }
+
+    /// Starts it where it can't come up, and waits until it has ended.
+    pub fn up_in_vain(&mut self) -> ExitStatus {
+        self.spawn();
+        let mut child = self.child.take().expect("it was started above");
+        eventually("berthd to end at its start", || child.try_wait().expect("look at berthd"))
+    }
+
+    /// Starts it such that it dies at a named point of its start; then `mark` is there.
+    pub fn dies_at(&mut self, point: &str, mark: &Path) {
+        self.fault = Some(format!("{point}={}", mark.display()));
+        self.up_in_vain();
     }
 
     /// Takes note of a berthd that may have died by itself; whether it has.

@@ -164,15 +164,17 @@ fn contains(bytes: &[u8], word: &[u8]) -> bool {
     bytes.windows(word.len()).enumerate().any(|(at, window)| window == word && ends(at))
 }
 
-/// Mount points below the directory, in every mount namespace that can be seen.
+/// Mount points below the directory, in our mount namespace and in those of processes of the place. Others that were made
+/// meanwhile, by whoever works on this machine beside us, have copies of all mounts and are no concern of ours.
 fn mounts(place: &Place) -> Vec<PathBuf> {
     let mut seen = HashSet::new();
     let mut found = mount_points("/proc/self/mountinfo", place);
     seen.extend(fs::read_link("/proc/self/ns/mnt").ok());
-    for entry in fs::read_dir("/proc").expect("list processes").flatten() {
-        let Ok(namespace) = fs::read_link(entry.path().join("ns/mnt")) else { continue };
+    for process in processes(&place.name) {
+        let directory = Path::new("/proc").join(process.pid.to_string());
+        let Ok(namespace) = fs::read_link(directory.join("ns/mnt")) else { continue };
         if seen.insert(namespace) {
-            found.extend(mount_points(entry.path().join("mountinfo"), place));
+            found.extend(mount_points(directory.join("mountinfo"), place));
         }
     }
     found

@@ -284,6 +284,14 @@ impl Daemon {
         read_log(&self.log_path_of(pod, asked))
     }
 
+    /// Waits until a container's log has so many lines.
+    pub fn logged_lines(&self, pod: &Pod, asked: &Asked, lines: usize) {
+        let path = self.log_path_of(pod, asked);
+        eventually(&format!("{lines} lines in {}", path.display()), || {
+            (path.is_file() && read_log(&path).len() >= lines).then_some(())
+        });
+    }
+
     /// Waits until a container's log has a line.
     pub fn logged(&self, pod: &Pod, asked: &Asked, line: &str) {
         let path = self.log_path_of(pod, asked);

@@ -7,6 +7,7 @@ use std::{
     os::fd::OwnedFd,
     path::Path,
     process::Stdio,
+    time::Duration,
 };
 
 use berth_launch::{fault, v1::Birth};
@@ -14,7 +15,10 @@ use prost::Message;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use tokio::{io::AsyncReadExt, process::Command};
 
-use crate::{Error, Kind, Result};
+use crate::{Error, Kind, Result, error::Cause};
+
+/// A birth that takes longer hangs on a dead disk or network file system.
+const BIRTH: Duration = Duration::from_secs(60);
 
 /// Starts `program mode` on `stdin`, brings it to its place, and gives what it says. Whoever stays is reaped by a task of
 /// its own.
@@ -52,14 +56,26 @@ pub async fn birth(
         return Err(error);
     }
     let mut bytes = Vec::new();
-    let read = match child.stdout.take() {
-        Some(mut stdout) => stdout.read_to_end(&mut bytes).await,
-        None => Ok(0),
+    let read = async {
+        match child.stdout.take() {
+            Some(mut stdout) => stdout.read_to_end(&mut bytes).await,
+            None => Ok(0),
+        }
     };
+    let read = tokio::time::timeout(BIRTH, read).await;
+    if read.is_err() {
+        // Nobody waits for it any more: when the disk answers, it is not to go on.
+        child.start_kill().map_err(|error| Error::io(OP, shown(), error))?;
+    }
     tokio::spawn(async move {
         // Its exit says nothing that its last message, or the exit record, does not.
         child.wait().await.ok();
     });
+    let Ok(read) = read else {
+        return Err(Error::new(Kind::Deadline, OP, dir.display().to_string())
+            .because(Cause(format!("it said nothing for {BIRTH:?}, and was killed")))
+            .hint("a volume, a layer or the log is on a disk or a server that does not answer"));
+    };
     read.map_err(|error| Error::io("read from shim", shown(), error))?;
     Birth::decode(bytes.as_slice())
         .map_err(|error| Error::new(Kind::Internal, "read from shim", shown()).because(error))

@@ -20,8 +20,9 @@ use super::{
     record::{self, Phase, PodRecord},
     sandbox,
     state::{State, reason},
+    takeover,
     tell::ending,
-    told,
+    told, undone,
 };
 use crate::{
     Error, Kind, Result,
@@ -41,6 +42,8 @@ pub enum Command {
     Update(ContainerId, Box<cri::LinuxContainerResources>, Answer<()>),
     /// Notes the pod's overhead and resources; what is absent stays.
     Resize(Box<Resize>, Answer<()>),
+    /// After a start of berthd: these have no shim. What still runs of them is killed; told when it has been seen to.
+    Empty(Vec<ContainerId>, oneshot::Sender<()>),
     /// Its cgroup was killed and its shim says nothing: the shim is killed too, and a successor tells the end.
     GiveUp(ContainerId, Answer<()>),
     /// An ended container is to have no further attempt of berthd's making.
@@ -137,9 +140,16 @@ impl Pod {
             sandbox::note(&self.places, &self.id, &mut self.record, Phase::Made).await
         };
         if let Err(error) = outcome.await {
-            let dir = self.places.pod_dir(&self.id);
-            // What can't be removed now is swept at the next start; the first failure is the one to tell.
-            blocking("take back pod", move || place::remove(&dir).and(place::remove(&directory))).await.ok();
+            let (rooms, places, id) = (self.rooms.clone(), self.places.clone(), self.id.clone());
+            let record = self.record.clone();
+            let undo = move || {
+                let (rooms, places, id, record) = (rooms.clone(), places.clone(), id.clone(), record.clone());
+                async move { sandbox::remove(&rooms, &places, &id, &record).await }
+            };
+            if let Err(error) = undo().await {
+                warn!(error = error.chain(), "a failed pod is not wholly taken back yet");
+                undone::take_back(self.id.to_string(), undo);
+            }
             self.rooms.timelines.close(self.id.as_str());
             return Err(error);
         }
@@ -167,6 +177,12 @@ impl Pod {
                 }
                 Command::Resize(resize, answer) => {
                     answer.send(self.resize(*resize).await).ok();
+                }
+                Command::Empty(ids, done) => {
+                    for id in &ids {
+                        self.empty(id).await;
+                    }
+                    done.send(()).ok();
                 }
                 Command::GiveUp(id, answer) => {
                     answer.send(self.give_up(&id).await).ok();
@@ -439,14 +455,30 @@ impl Pod {
             self.close_ports(id).await;
         }
         self.publish();
-        let cleared = blocking("clear cgroup", move || container::clear_cgroup(&rooms, &path)).await;
-        if let Err(error) = cleared {
-            warn!(container = %id, error = error.chain(), "cgroup left; it goes with the container");
-        }
+        clear_cgroup(rooms, id, path).await;
         self.consider_next(id);
+    }
+
+    /// Kills what is left of a container that was found without a shim.
+    async fn empty(&mut self, id: &ContainerId) {
+        let Some(there) = self.containers.get(id) else { return };
+        let record = there.record.clone();
+        match &there.state {
+            State::Exited { .. } => clear_cgroup(self.rooms.clone(), id, record.cgroup_path).await,
+            State::Created { .. } | State::Running { .. } | State::Backoff { .. } | State::Unknown { .. } => {
+                self.end_orphan(id, record, takeover::NO_OTHER).await
+            }
+        }
     }
 
     fn is_standalone(&self) -> bool {
         self.record.by() == Client::Standalone
+    }
+}
+
+async fn clear_cgroup(rooms: Rooms, id: &ContainerId, path: String) {
+    let cleared = blocking("clear cgroup", move || container::clear_cgroup(&rooms, &path)).await;
+    if let Err(error) = cleared {
+        warn!(container = %id, error = error.chain(), "cgroup left; it goes with the container");
     }
 }

@@ -16,7 +16,7 @@ use super::{
     relabel, resources, sandbox,
     state::State,
     takeover::Takeovers,
-    told, volumes,
+    told, undone, volumes,
 };
 use crate::{
     Error, Kind, Result,
@@ -66,7 +66,13 @@ pub async fn create(
         Err(error) => {
             if let Err(error) = remove(rooms, places, &id, &record).await {
                 // The caller hears of the first failure; this one is only here.
-                tracing::warn!(container = %id, error = error.chain(), "a failed container is not wholly taken back");
+                tracing::warn!(container = %id, error = error.chain(), "a failed container is not wholly taken back yet");
+                let (rooms, places) = (rooms.clone(), places.clone());
+                undone::take_back(record.id.clone(), move || {
+                    let (rooms, places, id, record) =
+                        (rooms.clone(), places.clone(), id.clone(), record.clone());
+                    async move { remove(&rooms, &places, &id, &record).await }
+                });
             }
             return Err(error);
         }

@@ -33,11 +33,13 @@ mod recover;
 mod relabel;
 mod resources;
 mod sandbox;
+mod starved;
 mod state;
 mod streams;
 mod takeover;
 mod tell;
 mod timeline;
+mod undone;
 mod view;
 mod volumes;
 mod wish;
@@ -151,7 +153,7 @@ impl Pods {
             .and_then(|name| tasks.by_name.get(name))
             .and_then(|id| tasks.by_id.get(id))
             .cloned();
-        let commands = match there {
+        match there {
             Some(commands) => {
                 if let Some(id) = name.as_ref().and_then(|name| tasks.by_name.get(name)) {
                     self.0.rooms.timelines.note(
@@ -160,7 +162,10 @@ impl Pods {
                         "the call joins what is there",
                     );
                 }
-                commands
+                tokio::spawn(async move {
+                    // A task that has ended drops the answer, which its caller sees.
+                    commands.send(Command::Await(config, answer)).await.ok();
+                });
             }
             None => {
                 let id = PodId::random();
@@ -169,19 +174,15 @@ impl Pods {
                 if let Some(name) = &name {
                     tasks.by_name.insert(name.clone(), id.clone());
                 }
-                let pod = self.new_pod(id.clone(), request, commands.clone());
+                // Before the task runs, which may fail at once: its failure is this caller's answer. The queue is empty.
+                commands.try_send(Command::Await(config, answer)).ok();
+                let pod = self.new_pod(id.clone(), request, commands);
                 let tasks = Arc::clone(&self.0.tasks);
                 pod.make_and_run(receiver, move || {
                     tasks.lock().unwrap_or_else(PoisonError::into_inner).forget(&id);
                 });
-                commands
             }
-        };
-        drop(tasks);
-        tokio::spawn(async move {
-            // A task that has ended drops the answer, which its caller sees.
-            commands.send(Command::Await(config, answer)).await.ok();
-        });
+        }
         answered
     }
 

@@ -57,6 +57,10 @@ impl Places {
 
 /// Makes a directory and those above it.
 pub fn make(directory: &Path) -> Result<()> {
+    // Where it is there, nothing is asked of the disk: one that is frozen would keep whoever asks.
+    if directory.is_dir() {
+        return Ok(());
+    }
     fs::create_dir_all(directory)
         .map_err(|error| Error::io("make directory", directory.display().to_string(), error))
 }

@@ -10,10 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use berth_launch::v1 as launch;
+use berth_launch::{fault, v1 as launch};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::{Semaphore, mpsc, oneshot},
     task::JoinSet,
 };
 use tracing::{info, warn};
@@ -29,7 +29,7 @@ use super::{
     place::{self, Places},
     reboot,
     record::{self, ContainerRecord, Phase, PodRecord},
-    sandbox,
+    sandbox, starved,
     state::State,
     takeover::{self, Takeovers},
 };
@@ -46,16 +46,19 @@ const AT_ONCE: usize = 1024;
 const LOST_AT_ONCE: usize = 64;
 /// So long a start waits for its sweep: the test that leaves 10,000 took 17 s in all while starts waited for the end.
 const SWEEPING: Duration = Duration::from_secs(1);
-/// And so long for what was begun and not ended, since a retry may want its ports, addresses and names.
+/// And so long for what was begun and not ended, since a retry may want its ports, addresses and names; and for what ended
+/// and may have left something running.
 const TAKING_BACK: Duration = Duration::from_secs(2);
 
 pub async fn recover(rooms: Rooms) -> Result<Pods> {
     let begun = Instant::now();
     let places = Places::new(&rooms.config);
+    starved::follow(rooms.timelines.clone());
     let mut found = {
         let places = places.clone();
         blocking("read records", move || read(&places)).await?
     };
+    fault::point("start.read");
     let mut sweeping = sweep(&rooms, &places, &mut found).await?;
     let board = Arc::new(Board::new());
     let mut tasks = Tasks::default();
@@ -78,11 +81,13 @@ pub async fn recover(rooms: Rooms) -> Result<Pods> {
     let mut revived = revived.buffer_unordered(AT_ONCE);
     let mut taking_back = JoinSet::new();
     while let Some(outcome) = revived.next().await {
-        let Revived { pod, begun } =
+        let Revived { pod, begun, ending } =
             outcome.map_err(|error| Error::new(Kind::Internal, "find pod", "again").because(error))??;
         begun
             .into_iter()
             .for_each(|begun| drop(taking_back.spawn(begun.take_back(rooms.clone(), places.clone()))));
+        // It is let go when the pod's task has seen to them.
+        ending.into_iter().for_each(|ending| drop(taking_back.spawn(async { drop(ending.await) })));
         let Some(There { id, name, commands }) = pod else { continue };
         tasks.by_id.insert(id.clone(), commands);
         if let Some(name) = name {
@@ -90,6 +95,7 @@ pub async fn recover(rooms: Rooms) -> Result<Pods> {
         }
     }
     drop(revived);
+    fault::point("start.revived");
     for containers in containers.into_values() {
         for (id, _) in &containers {
             info!(container = %id, "a container whose pod is gone is taken back");
@@ -114,6 +120,7 @@ pub async fn recover(rooms: Rooms) -> Result<Pods> {
     info!(pods, containers, elapsed_ms = begun.elapsed().as_millis() as u64, "what runs is found again");
     wait_for(taking_back, begun + TAKING_BACK).await;
     wait_for(sweeping, begun + SWEEPING).await;
+    fault::point("start.done");
     Ok(Pods(Arc::new(Node { rooms, places, board, tasks: Arc::new(tasks.into()) })))
 }
 
@@ -148,6 +155,7 @@ struct Start {
 struct Revived {
     pod: Option<There>,
     begun: Option<Begun>,
+    ending: Option<oneshot::Receiver<()>>,
 }
 
 /// A pod whose task runs.
@@ -166,6 +174,7 @@ struct Begun {
 impl Begun {
     async fn take_back(self, rooms: Rooms, places: Places) {
         for (container, record) in &self.containers {
+            fault::point("start.taking_back");
             take_back(&rooms, &places, container, record).await;
         }
         if let Some((id, record)) = &self.pod {
@@ -192,7 +201,8 @@ async fn revive(start: Start, remains: Remains) -> Result<Revived> {
     let deserted = record.by() == Client::Standalone && !containers.iter().any(whole);
     if record.phase() == Phase::Making || deserted {
         info!(pod = %id, "a pod that was being made or removed when berthd ended is taken back");
-        return Ok(Revived { pod: None, begun: Some(Begun { containers, pod: Some((id, record)) }) });
+        let begun = Some(Begun { containers, pod: Some((id, record)) });
+        return Ok(Revived { pod: None, begun, ending: None });
     }
     // It was stopped, and its addresses were to be free once its link had gone.
     if record.phase() == Phase::Stopped
@@ -224,10 +234,13 @@ async fn revive(start: Start, remains: Remains) -> Result<Revived> {
     }
     let found = made.into_iter().map(|(id, record)| find_again(&start, id, record));
     let found: Vec<_> = stream::iter(found).buffered(AT_ONCE).try_collect().await?;
-    let mut coming_back = Vec::new();
+    let (mut coming_back, mut ending) = (Vec::new(), Vec::new());
     for found in found {
         let id = found.id.clone();
         let ended = matches!(found.state, State::Exited { .. });
+        if found.shim.is_none() {
+            ending.push(id.clone());
+        }
         let begun = !ended && !matches!(found.state, State::Created { .. });
         if ended && comes_back(places, &found, boot_id) {
             coming_back.push(id.clone());
@@ -245,6 +258,12 @@ async fn revive(start: Start, remains: Remains) -> Result<Revived> {
     pod.publish();
     pod.consider_all();
     let stopping = pod.record.phase() == Phase::Stopping;
+    let ending = (!ending.is_empty()).then(|| {
+        let (done, ending_done) = oneshot::channel();
+        // The first in its queue: whoever starts one of them again finds its cgroup empty.
+        me.try_send(Command::Empty(ending, done)).ok();
+        ending_done
+    });
     pod.run(commands);
     for id in coming_back {
         reboot::bring_back(me.clone(), id);
@@ -253,7 +272,8 @@ async fn revive(start: Start, remains: Remains) -> Result<Revived> {
         go_on_stopping(me.clone());
     }
     let begun = (!begun.is_empty()).then_some(Begun { containers: begun, pod: None });
-    Ok(Revived { pod: Some(There { id, name, commands: me }), begun })
+    fault::point("start.pod");
+    Ok(Revived { pod: Some(There { id, name, commands: me }), begun, ending })
 }
 
 /// One that is always to run, and nothing says that it was stopped before the machine was.
@@ -279,6 +299,10 @@ fn read(places: &Places) -> Result<Found> {
         [places.pods(), places.containers(), places.state.join("pods"), places.state.join("containers")]
     {
         place::make(&private)?;
+        // A disk that can only be read is no reason not to look after what runs.
+        if fs::metadata(&private).is_ok_and(|found| found.permissions().mode() & 0o7777 == 0o700) {
+            continue;
+        }
         fs::set_permissions(&private, fs::Permissions::from_mode(0o700))
             .map_err(|error| crate::Error::io("set mode of", private.display().to_string(), error))?;
     }
@@ -348,43 +372,48 @@ async fn find_again(start: &Start, id: ContainerId, record: ContainerRecord) -> 
     }
     let _turn = lost.acquire().await;
     if record.boot_id == **boot_id && record::read_exit(&places.container_record(id)).is_none() {
+        fault::point("start.lost");
         match takeover::take_over(rooms, places, id, &record, Reserve::new()).await {
-            Ok(shim) => return Ok(of(State::of(&shim.status()), Some(shim))),
+            Ok(shim) => {
+                fault::point("start.adopted");
+                return Ok(of(State::of(&shim.status()), Some(shim)));
+            }
             Err(error) => warn!(container = %id, error = error.chain(), "no shim could take over"),
         }
     }
-    let (rooms, directory, boot_id) = (rooms.clone(), places.container_record(id), Arc::clone(boot_id));
-    let written = record.clone();
+    let (directory, written, boot_id) = (places.container_record(id), record.clone(), Arc::clone(boot_id));
     let exit = blocking("look for exit record", move || {
-        if let Err(error) = container::clear_cgroup(&rooms, &written.cgroup_path) {
-            warn!(container = written.id, error = error.chain(), "what is left of an ended container stays");
-        }
         if let Some(exit) = record::read_exit(&directory) {
-            return Ok(exit);
+            return Ok(Some(exit));
         }
-        let why = match written.boot_id == *boot_id {
-            true => "its shim was killed while berthd was down and no other could take over; it was ended",
-            false => "the machine was started anew",
-        };
-        let exit = container::unseen(&written, why);
-        if written.boot_id != *boot_id && written.comes_back() {
+        if written.boot_id == *boot_id {
+            return Ok(None);
+        }
+        let exit = container::unseen(&written, "the machine was started anew");
+        if written.comes_back() {
             // Not written down: until it runs again every start of berthd tries.
-            return Ok(exit);
+            return Ok(Some(exit));
         }
         if let Err(error) = record::write_exit(&directory, &exit) {
             warn!(container = written.id, %error, "exit record not written");
         }
-        Ok(exit)
+        Ok(Some(exit))
     })
     .await?;
-    info!(container = %id, exit_code = exit.exit_code, "container ended while berthd was down");
-    Ok(of(State::Exited { exit }, None))
+    match exit {
+        Some(exit) => {
+            info!(container = %id, exit_code = exit.exit_code, "container ended while berthd was down");
+            Ok(of(State::Exited { exit }, None))
+        }
+        // Its pod's task ends it, beside all others: that may take as long as a process takes to die.
+        None => Ok(of(State::Unknown { why: "it is being ended: its shim was killed".into() }, None)),
+    }
 }
 
 /// A pod that was told to stop before the daemon ended.
 fn go_on_stopping(pod: mpsc::Sender<Command>) {
     tokio::spawn(async move {
-        let (answer, answered) = tokio::sync::oneshot::channel();
+        let (answer, answered) = oneshot::channel();
         // Its containers are ended by the client's next StopPodSandbox where some still run: then this does nothing.
         if pod.send(Command::TakeDown(answer)).await.is_ok()
             && let Ok(Err(error)) = answered.await
@@ -414,13 +443,7 @@ async fn take_back(rooms: &Rooms, places: &Places, id: &ContainerId, record: &Co
 }
 
 async fn erase(rooms: &Rooms, places: &Places, id: &PodId, record: &PodRecord) {
-    let taken = sandbox::take_back(rooms, places, id, record).await;
-    let (dir, directory) = (places.pod_dir(id), places.pod_record(id));
-    let removed = match taken {
-        Ok(()) => blocking("remove pod", move || place::remove(&dir).and(place::remove(&directory))).await,
-        Err(error) => Err(error),
-    };
-    if let Err(error) = removed {
+    if let Err(error) = sandbox::remove(rooms, places, id, record).await {
         warn!(pod = %id, error = error.chain(), "it is not wholly taken back");
     }
 }

@@ -150,6 +150,13 @@ pub async fn take_back(rooms: &Rooms, places: &Places, id: &PodId, record: &PodR
     killed.and(let_go(rooms, places, id).await)
 }
 
+/// Takes a pod that nobody has away, to the last of its files.
+pub async fn remove(rooms: &Rooms, places: &Places, id: &PodId, record: &PodRecord) -> Result<()> {
+    take_back(rooms, places, id, record).await?;
+    let (dir, directory) = (places.pod_dir(id), places.pod_record(id));
+    blocking("remove pod", move || place::remove(&dir).and(place::remove(&directory))).await
+}
+
 /// Lets the pinned namespaces go, and then what the bridge holds for them.
 pub async fn let_go(rooms: &Rooms, places: &Places, id: &PodId) -> Result<()> {
     let dir = places.pod_dir(id);

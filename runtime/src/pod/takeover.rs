@@ -24,6 +24,12 @@ use crate::{
 /// Shims that are killed one after the other: so many in a row, each within so long of the last, then it is over.
 const IN_A_ROW: u32 = 5;
 const ROW: Duration = Duration::from_secs(10);
+/// A killed shim that has not gone after so long waits for a disk, and dies when that answers.
+const DYING: Duration = Duration::from_secs(2);
+
+/// Why a container was ended.
+pub const NO_OTHER: &str = "its shim was killed and no other could take over; it was ended";
+const HANGS: &str = "its shim hangs on a disk that does not answer, that of its log perhaps; it was ended";
 
 /// The takeovers of one container in this daemon's life.
 #[derive(Debug, Default, Clone, Copy)]
@@ -83,23 +89,28 @@ impl Pod {
             Ok(shim) => self.follow(id, shim),
             Err(error) => {
                 warn!(container = %id, error = error.chain(), "its shim was killed and no other could take over");
-                self.end_orphan(id, record).await;
+                self.end_orphan(id, record, NO_OTHER).await;
             }
         }
     }
 
-    /// Ends the shim of a container that was killed: it is silent, or it could not be asked at all.
+    /// Ends the shim of a container that was killed: it is silent, or it could not be asked at all. One that does not even
+    /// die is not waited for: it does nothing more.
     pub async fn give_up(&mut self, id: &ContainerId) -> Result<()> {
         let Some(there) = self.containers.get(id) else { return Ok(()) };
-        match &there.shim {
-            // That it has gone is heard like that of any other.
-            Some(shim) => shim.put_down().map_err(|error| Error::io("kill shim", id.short(), error)),
-            None => {
-                let record = there.record.clone();
-                self.end_orphan(id, record).await;
-                Ok(())
-            }
+        let record = there.record.clone();
+        let Some(shim) = &there.shim else {
+            self.end_orphan(id, record, NO_OTHER).await;
+            return Ok(());
+        };
+        shim.put_down().map_err(|error| Error::io("kill shim", id.short(), error))?;
+        if shim.gone_within(DYING).await {
+            // That is heard like that of any other.
+            return Ok(());
         }
+        warn!(container = %id, log = record.log, "its shim waits for a disk and does not die of SIGKILL before that answers");
+        self.end_orphan(id, record, HANGS).await;
+        Ok(())
     }
 
     /// Listens to another shim of a container from now on.
@@ -114,7 +125,7 @@ impl Pod {
     }
 
     /// Nobody reads its output or restarts it any more: it is ended, and that is written down.
-    async fn end_orphan(&mut self, id: &ContainerId, record: ContainerRecord) {
+    pub async fn end_orphan(&mut self, id: &ContainerId, record: ContainerRecord, why: &'static str) {
         let (rooms, directory) = (self.rooms.clone(), self.places.container_record(id));
         let ended = blocking("end container", move || {
             let cleared = container::clear_cgroup(&rooms, &record.cgroup_path);
@@ -122,8 +133,7 @@ impl Pod {
             if let Some(exit) = record::read_exit(&directory) {
                 return Ok(exit);
             }
-            let exit =
-                container::unseen(&record, "its shim was killed and no other could take over; it was ended");
+            let exit = container::unseen(&record, why);
             if let Err(error) = record::write_exit(&directory, &exit) {
                 warn!(container = record.id, %error, "exit record not written");
             }

@@ -143,6 +143,11 @@ impl Timelines {
         shelf.forget(Instant::now());
     }
 
+    /// Whether there is a story of it.
+    pub fn knows(&self, id: &str) -> bool {
+        self.lock().stories.contains_key(id)
+    }
+
     /// Those with that id, the beginning of it, or that name; those that are there before those that have gone, and of
     /// these the last first.
     pub fn find(&self, text: &str) -> Vec<Story> {

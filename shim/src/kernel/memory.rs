@@ -22,3 +22,22 @@ fn forget_stack() {
     // thread and no alternate signal stack there. What of it was never mapped makes ENOMEM, which is no loss.
     unsafe { libc::madvise(std::ptr::without_provenance_mut(start), end - start, libc::MADV_DONTNEED) };
 }
+
+/// Where the first such byte is; the C library's search, many bytes at a time.
+pub fn find(byte: u8, bytes: &[u8]) -> Option<usize> {
+    // SAFETY: memchr(3) reads at most as many bytes from the pointer as it is told, and the slice has as many.
+    let found = unsafe { libc::memchr(bytes.as_ptr().cast(), byte.into(), bytes.len()) };
+    (!found.is_null()).then(|| found.addr() - bytes.as_ptr().addr())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::find;
+
+    #[test]
+    fn the_first_of_its_kind_is_found() {
+        for (bytes, at) in [(&b""[..], None), (b"a", None), (b"\n", Some(0)), (b"ab\nc\n", Some(2))] {
+            assert_eq!(find(b'\n', bytes), at);
+        }
+    }
+}

@@ -234,7 +234,7 @@ pub fn late_hooks(hooks: &Hooks, point: Point, pid: i32) {
         Point::Ended => (&hooks.poststop, &hooks.stopped),
     };
     for failure in hooks::run_all(list, &hooks::state(hooks::pieces(hooks, own), pid)) {
-        eprintln!("berth-shim: hook {}: {}", failure.object, cause(&failure));
+        crate::complain!("berth-shim: hook {}: {}", failure.object, cause(&failure));
     }
 }
 

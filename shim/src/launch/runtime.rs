@@ -132,7 +132,7 @@ pub fn clean(plan: &ContainerPlan) {
     // Its root is for this container alone: whatever is there is of it, a directory as runc's or files as runsc's.
     let is_known = fs::read_dir(&runtime.root).is_ok_and(|mut entries| entries.next().is_some());
     if is_known && let Err(failure) = Command::new(runtime, "delete").arg("--force").arg(&plan.id).run() {
-        eprintln!("berth-shim: {}: {}", failure.object, super::cause(&failure));
+        crate::complain!("berth-shim: {}: {}", failure.object, super::cause(&failure));
     }
     let volumes = fs::read_dir(VOLUMES).into_iter().flatten().flatten().map(|entry| entry.path());
     for place in volumes.chain([PathBuf::from(ROOTFS)]) {

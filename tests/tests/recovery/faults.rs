@@ -8,6 +8,7 @@ use std::{
 
 use berth_cri::{berth, v1 as cri};
 use berth_tests::{Answer, Daemon, asked, eventually, images, skip};
+use nix::sys::signal::{Signal, kill};
 
 /// The names in calls of `fault::point`.
 fn points(directory: &Path, found: &mut Vec<String>) {
@@ -52,7 +53,7 @@ fn network(daemon: &Daemon) -> Answer<()> {
 }
 
 /// All that a kubelet and a person do with a pod and a container, as far as it goes.
-fn life(daemon: &Daemon) -> Answer<()> {
+pub fn life(daemon: &Daemon) -> Answer<()> {
     let pod = daemon.run_pod(berth_tests::pod("fault"))?;
     let id = daemon.launch(&pod, &asked("c", &["trap", "--exit", "3"]))?;
     daemon.stop_container(&id, 10)?;
@@ -77,8 +78,17 @@ fn everything_goes(daemon: &Daemon, point: &str) {
     });
 }
 
-/// Points of this half; two tests share the work, and the machine's cores.
+/// The points that are wanted, each for a berthd that dies, or whose shim does, at the first time it comes there.
 fn each(test: &str, wanted: fn(&str) -> bool, check: impl Fn(&mut Daemon, &str)) {
+    each_by_itself(test, wanted, |daemon, point, mark| {
+        daemon.stop();
+        daemon.up_to(point, mark);
+        check(daemon, point);
+    });
+}
+
+/// The same where the check sees to the death itself.
+fn each_by_itself(test: &str, wanted: fn(&str) -> bool, check: impl Fn(&mut Daemon, &str, &Path)) {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut found = Vec::new();
     for part in ["runtime/src", "shim/src"] {
@@ -94,9 +104,7 @@ fn each(test: &str, wanted: fn(&str) -> bool, check: impl Fn(&mut Daemon, &str))
     let mut daemon = Daemon::with_fixture();
     for point in names.iter().filter(|name| wanted(name)) {
         let mark = daemon.dir().join("mark");
-        daemon.stop();
-        daemon.up_to(point, &mark);
-        check(&mut daemon, point);
+        check(&mut daemon, point, &mark);
         assert!(mark.is_file(), "{point} was not reached");
         fs::remove_file(mark).unwrap();
         everything_goes(&daemon, point);
@@ -105,7 +113,7 @@ fn each(test: &str, wanted: fn(&str) -> bool, check: impl Fn(&mut Daemon, &str))
 
 #[test]
 fn berthd_may_die_at_every_point() {
-    let of_daemon = |name: &str| !name.starts_with("shim.");
+    let of_daemon = |name: &str| !["shim.", "start.", "adopt."].iter().any(|room| name.starts_with(room));
     each("berthd_may_die_at_every_point", of_daemon, |daemon, point| {
         // The call under way gets no answer, those after it nobody.
         life(daemon).and_then(|()| network(daemon)).ok();
@@ -154,4 +162,78 @@ fn a_persons_container_comes_whole_out_of_a_death_of_berthd() {
         daemon.berth_ok(&run);
         daemon.berth_ok(&["rm", "-f", "fault"]);
     }
+}
+
+/// What a start finds: a container that runs, one whose shim is dead, one that was being made.
+struct Scene {
+    runs: String,
+    lost: String,
+    begun_in: String,
+}
+
+fn scene(daemon: &mut Daemon, mark: &Path) -> Scene {
+    let pod = daemon.plain_pod("scene");
+    let [runs, lost] =
+        ["runs", "lost"].map(|name| daemon.launch(&pod, &asked(name, &["sleep", "inf"])).unwrap());
+    let shim = crate::shim::shim_of(crate::shim::pid_of(daemon, &lost));
+    daemon.stop();
+    daemon.up_to("container.grouped", mark);
+    let other = daemon.plain_pod("begun");
+    daemon.create(&other, &asked("begun", &["sleep", "inf"])).unwrap_err();
+    eventually("berthd to die", || daemon.has_died().then_some(()));
+    fs::remove_file(mark).unwrap();
+    kill(shim, Signal::SIGKILL).unwrap();
+    Scene { runs, lost, begun_in: other.id }
+}
+
+#[test]
+fn berthd_may_die_at_every_point_of_its_start() {
+    let of_start = |name: &str| name.starts_with("start.");
+    let keeps = crate::kernel_keeps();
+    each_by_itself("berthd_may_die_at_every_point_of_its_start", of_start, |daemon, point, mark| {
+        if point == "start.adopted" && !keeps {
+            // No shim takes over there.
+            fs::write(mark, "").unwrap();
+            return;
+        }
+        let scene = scene(daemon, mark);
+        daemon.dies_at(point, mark);
+        daemon.up();
+        assert_eq!(daemon.exec_ok(&scene.runs, &["echo", "on"]), "on\n", "{point}");
+        if keeps {
+            assert_eq!(daemon.exec_ok(&scene.lost, &["echo", "on"]), "on\n", "{point}");
+        } else {
+            assert_eq!(daemon.exited(&scene.lost).exit_code, 137, "{point}");
+        }
+        let all = daemon.list_containers(cri::ContainerFilter::default());
+        assert!(all.iter().all(|found| found.pod_sandbox_id != scene.begun_in), "{point}: {all:?}");
+        let again = life(daemon).and_then(|()| network(daemon));
+        again.unwrap_or_else(|status| panic!("after {point}: {status}"));
+    });
+}
+
+#[test]
+fn a_shim_that_takes_over_may_die_at_every_point() {
+    const TEST: &str = "a_shim_that_takes_over_may_die_at_every_point";
+    if !crate::kernel_keeps() {
+        return skip(TEST, "the kernel keeps no exit statuses (before Linux 6.15)");
+    }
+    let of_adoption = |name: &str| name.starts_with("adopt.");
+    each(TEST, of_adoption, |daemon, point| {
+        let pod = daemon.plain_pod("fault");
+        let id = daemon.launch(&pod, &asked("c", &["trap", "--exit", "3"])).unwrap();
+        crate::shim::kill_shim_of(crate::shim::pid_of(daemon, &id));
+        let mark = daemon.dir().join("mark");
+        eventually(&format!("the shim to die at {point}"), || mark.is_file().then_some(()));
+        // It runs on under a third, or its end is told.
+        let status = eventually(&format!("the container to be settled after {point}"), || {
+            let status = daemon.status(&id).unwrap();
+            let over = status.state() == cri::ContainerState::ContainerExited;
+            (over || daemon.exec(&id, &["true"], 5).is_ok()).then_some(status)
+        });
+        if status.state() == cri::ContainerState::ContainerExited {
+            assert!(status.exit_code == 137 && status.message.contains("its shim was killed"), "{status:?}");
+        }
+        assert_eq!(daemon.run_to_end(&pod, &asked("next", &["true"])).unwrap().0.exit_code, 0, "{point}");
+    });
 }

@@ -5,6 +5,18 @@ mod crash;
 mod disk;
 mod faults;
 mod found;
+mod hang;
+mod memory;
 mod reboot;
+mod refusals;
+mod registry;
 mod shim;
 mod sweep;
+
+/// Whether the kernel tells the exit status of a process that somebody else has reaped.
+fn kernel_keeps() -> bool {
+    let name = rustix::system::uname();
+    let release = name.release().to_string_lossy().into_owned();
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 15)
+}

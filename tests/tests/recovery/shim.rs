@@ -10,23 +10,15 @@ use nix::{
 };
 use serde_json::Value;
 
-/// Whether the kernel tells the exit status of a process that somebody else has reaped.
-fn kernel_keeps() -> bool {
-    let name = rustix::system::uname();
-    let release = name.release().to_string_lossy().into_owned();
-    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 15)
-}
-
 /// Says so and gives true where a takeover can't be tested.
 fn skipped(test: &str) -> bool {
-    if !kernel_keeps() {
+    if !crate::kernel_keeps() {
         skip(test, "the kernel keeps no exit statuses (before Linux 6.15)");
     }
-    !kernel_keeps()
+    !crate::kernel_keeps()
 }
 
-fn pid_of(daemon: &Daemon, id: &str) -> i32 {
+pub fn pid_of(daemon: &Daemon, id: &str) -> i32 {
     daemon.details(id)["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).unwrap()
 }
 
@@ -36,7 +28,7 @@ fn inspect(daemon: &Daemon, container: &str) -> Value {
 }
 
 /// The shim of a container that it has started itself.
-fn shim_of(init: i32) -> Pid {
+pub fn shim_of(init: i32) -> Pid {
     let status = fs::read_to_string(format!("/proc/{init}/status")).unwrap();
     let shim = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim();
     let name = fs::read_to_string(format!("/proc/{shim}/comm")).unwrap();
@@ -44,7 +36,7 @@ fn shim_of(init: i32) -> Pid {
     Pid::from_raw(shim.parse().unwrap())
 }
 
-fn kill_shim_of(init: i32) {
+pub fn kill_shim_of(init: i32) {
     kill(shim_of(init), Signal::SIGKILL).unwrap();
 }
 

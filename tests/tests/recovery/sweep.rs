@@ -105,7 +105,7 @@ fn ten_thousand_leftovers_are_swept_and_what_runs_is_found() {
     let pod = daemon.plain_pod("among");
     let id = daemon.launch(&pod, &asked("c", &["sleep", "inf"])).unwrap();
     daemon.kill9();
-    // Directories of the state without a record, directories of records that were never written, odd names, a file.
+    // Directories of the state without a record, directories of records that were never written, a layer, odd names, a file.
     let (state, root) = (daemon.state().to_path_buf(), daemon.root().to_path_buf());
     let id_of = |n: usize| format!("{n:064x}");
     for n in 0..2_500 {
@@ -115,6 +115,9 @@ fn ten_thousand_leftovers_are_swept_and_what_runs_is_found() {
         }
         fs::write(state.join("containers").join(id_of(2 * n)).join("plan"), "left").unwrap();
     }
+    let layer = root.join("containers").join(id_of(0)).join("upper");
+    fs::create_dir(&layer).unwrap();
+    (0..10_000).for_each(|n| fs::write(layer.join(n.to_string()), "").unwrap());
     let odd = root.join("containers").join("not-an-id");
     fs::create_dir(&odd).unwrap();
     fs::write(root.join("pods").join("a-file"), "").unwrap();
