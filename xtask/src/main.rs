@@ -4,6 +4,7 @@
 //!   demo ----+                       +-- cargo      builds, and says where the programs are
 //!   bench ---+-- private (a berthd   +-- debian     packages that are missing
 //!            |   of this run alone)  +-- process    runs programs
+//!   soak         a load with kills: builds, and runs tests/examples/soak.rs
 //!   test ----+-- stages: lint, unit, host, vm, kubelet, cluster -> one tally
 //!            +-- kubernetes  builds a kubelet and its kind
 //!   install      programs, unit and configuration below a prefix
@@ -25,6 +26,7 @@ mod oci;
 mod peers;
 mod private;
 mod process;
+mod soak;
 mod subnet;
 mod test;
 
@@ -51,6 +53,8 @@ enum Verb {
     Test(test::Flags),
     /// Measures Berth, and the peers that are found
     Bench(bench::Flags),
+    /// Loads a private berthd for a while, kills it and its shims meanwhile, and looks whether anything is lost or left
+    Soak(soak::Flags),
     /// Builds for release and puts everything below a prefix
     Install(install::Flags),
     /// Builds for release and makes a Debian package of it below target/
@@ -62,6 +66,7 @@ fn main() -> ExitCode {
         Verb::Demo => demo::run().map(|()| ExitCode::SUCCESS),
         Verb::Test(flags) => test::run(&flags),
         Verb::Bench(flags) => bench::run(&flags).map(|()| ExitCode::SUCCESS),
+        Verb::Soak(flags) => soak::run(&flags),
         Verb::Install(flags) => install::run(&flags).map(|()| ExitCode::SUCCESS),
         Verb::Deb => deb::run().map(|()| ExitCode::SUCCESS),
     };
