@@ -206,7 +206,7 @@ fn manifest_of(config: &Blob, layers: &[Blob]) -> Blob {
 }
 
 /// This machine's architecture in Go's words.
-fn this_architecture() -> &'static str {
+pub(crate) fn this_architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",

@@ -9,6 +9,7 @@
 //! The same input gives the same bytes: times are fixed and names are sorted. Nothing here touches the host
 //! but the paths it is told to write.
 
+pub mod bulk;
 pub mod damage;
 pub mod docker;
 

@@ -7,10 +7,10 @@ use std::{
 
 use berth_cri::v1::{
     ContainerConfig, ContainerMetadata, CreateContainerRequest, ExecSyncRequest, ImageSpec,
-    LinuxPodSandboxConfig, LinuxSandboxSecurityContext, ListPodSandboxRequest, NamespaceMode,
-    NamespaceOption, PodSandboxConfig, PodSandboxMetadata, RemoveContainerRequest, RemovePodSandboxRequest,
-    RunPodSandboxRequest, StartContainerRequest, StopContainerRequest, StopPodSandboxRequest,
-    runtime_service_client::RuntimeServiceClient,
+    LinuxContainerConfig, LinuxContainerSecurityContext, LinuxPodSandboxConfig, LinuxSandboxSecurityContext,
+    ListPodSandboxRequest, NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata,
+    RemoveContainerRequest, RemovePodSandboxRequest, RunPodSandboxRequest, StartContainerRequest,
+    StopContainerRequest, StopPodSandboxRequest, runtime_service_client::RuntimeServiceClient,
 };
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
@@ -26,7 +26,7 @@ pub type Result<T> = std::result::Result<T, String>;
 const LONGEST: Duration = Duration::from_secs(60);
 
 /// A connection to one runtime.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Kubelet {
     pub runtime: RuntimeServiceClient<Channel>,
     /// What `runtime` sends by.
@@ -145,9 +145,25 @@ pub fn pod(name: &str, logs: &Path, network: NamespaceMode) -> PodSandboxConfig 
 pub fn container(name: &str, image: &str, command: &[&str]) -> ContainerConfig {
     ContainerConfig {
         metadata: Some(ContainerMetadata { name: name.to_owned(), attempt: 0 }),
-        image: Some(ImageSpec { image: image.to_owned(), ..Default::default() }),
+        // Both, as a kubelet has it: CRI-O asks for the second.
+        image: Some(ImageSpec {
+            image: image.to_owned(),
+            user_specified_image: image.to_owned(),
+            ..Default::default()
+        }),
         command: command.iter().map(|word| (*word).to_owned()).collect(),
         log_path: format!("{name}.log"),
+        // As its pod has them: a kubelet says it of both, and CRI-O takes the container's word.
+        linux: Some(LinuxContainerConfig {
+            security_context: Some(LinuxContainerSecurityContext {
+                namespace_options: Some(NamespaceOption {
+                    pid: NamespaceMode::Container.into(),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
         ..Default::default()
     }
 }

@@ -1,160 +1,346 @@
-//! `bench`: Berth on a private berthd, and the peers that are found, measured by one client in turns.
+//! `bench`: Berth on a private berthd, and the peers that are found or built, measured in turns by one client.
+//!
+//! ```text
+//!   contender   who is measured          pods, fleet, logs, pull, command, oci   groups of measures, each with its time
+//!   client      who asks over CRI        figures <- samples, failures            statistics, measures: what they come to
+//!   registry    where images are from    table, plot, docs, JSON                 how they are told
+//! ```
+//! A measure that fails is told by name and the rest goes on; all that was started is taken down.
+
+mod client;
+pub mod clock;
+mod command;
+pub mod contender;
+mod disk;
+mod docs;
+pub mod figures;
+mod fleet;
+mod logs;
+mod machine;
+mod measures;
+mod plot;
+mod pods;
+mod pull;
+mod registry;
+mod statistics;
+mod table;
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    process::Command,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
+use berth_fixtures::{Layout, fixture_image};
 use clap::Args;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::{cargo, cni, debian, demo, interrupt, oci, private::Private, process};
+use crate::{cargo, cni, debian, interrupt, oci, peers};
+use client::Client;
+use clock::{Deadline, share};
+use contender::{Bed, Contender, Who};
+use figures::Figures;
+use pull::What;
+use registry::Registry;
 
 #[derive(Debug, Args)]
 pub struct Flags {
-    /// Only these, in turns: start, bridge, stop, bridge-stop, exec, memory, lists, cni or oci
+    /// Only these groups: pods, at-once, streams, memory, run, oci, logs, fleet, pull; or huge, which is measured by name only
     names: Vec<String>,
-    /// Where containerd, its shim and runc or crun are
+    /// Where peers' programs are, before what was built and PATH: containerd, runc, crun, crio with pinns and conmon, podman
     #[arg(long, value_name = "DIR")]
     peers: Option<PathBuf>,
+    /// Leave out what is missing of containerd, runc and CNI's plugins: without, Go builds it, once
+    #[arg(long)]
+    no_build: bool,
     /// Where CNI's bridge, host-local and loopback plugins are
     #[arg(long, value_name = "DIR")]
     cni_plugins: Option<PathBuf>,
     /// Write the figures here as well
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// How often each is measured
+    /// Write them into docs/PERFORMANCE.md, with plots
+    #[arg(long)]
+    docs: bool,
+    /// How often each is measured, at most
     #[arg(long, value_name = "N", default_value_t = 50)]
-    rounds: u32,
+    rounds: usize,
+    /// When no round begins any more, counted from the first one; each group has its part of it
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    minutes: u64,
+    /// How many pods Berth is filled with, step by step
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [10, 100, 500, 1000])]
+    pods: Vec<usize>,
+    /// How many of those steps peers are taken along
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    peers_pods: usize,
+    /// How much a container writes to its log
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    log_megabytes: usize,
+    /// Measure programs as cargo builds them for debugging: to try this command out
+    #[arg(long)]
+    dev: bool,
 }
 
-/// What is asked of a daemon over CRI.
-const NAMES: &[&str] = &["start", "bridge", "stop", "bridge-stop", "exec", "memory", "lists"];
-/// In networks that plugins make.
-const CNI: &[&str] = &["cni", "cni-run", "cni-stop"];
-/// What needs none.
-const OCI: &str = "oci";
+/// What a group of measures is given.
+#[derive(Debug)]
+pub struct Group<'a> {
+    client: &'a Client,
+    rounds: usize,
+    until: Deadline,
+}
+
+/// Name, usual seconds, other names that it has had.
+type Line = (&'static str, u64, &'static [&'static str]);
+
+const GROUPS: &[Line] = &[
+    ("pods", 150, &["start", "bridge", "stop", "bridge-stop", "exec", "cni"]),
+    ("at-once", 100, &[]),
+    ("streams", 30, &[]),
+    ("memory", 5, &[]),
+    ("run", 40, &[]),
+    ("oci", 30, &[]),
+    ("logs", 180, &[]),
+    ("fleet", 330, &["lists"]),
+    ("pull", 300, &[]),
+    (HUGE, 300, &[]),
+];
+/// Takes 15 GB of the disk: by name only.
+const HUGE: &str = "huge";
+
+/// What has to be there for all groups.
+struct Run<'a> {
+    flags: &'a Flags,
+    chosen: Vec<&'static Line>,
+    client: Client,
+    bed: Bed<'a>,
+    layouts: BTreeMap<String, PathBuf>,
+}
 
 pub fn run(flags: &Flags) -> Result<()> {
-    let all = || NAMES.iter().copied().chain([CNI[0], OCI]);
-    if let Some(name) = flags.names.iter().find(|name| !all().any(|known| known == *name)) {
-        bail!("no benchmark {name:?}; there are {}", all().collect::<Vec<_>>().join(", "));
-    }
-    let asked = |name: &str| flags.names.is_empty() || flags.names.iter().any(|asked| asked == name);
-    let names: Vec<&str> = NAMES.iter().copied().filter(|name| asked(name)).collect();
+    let chosen = chosen(&flags.names)?;
     if !rustix::process::geteuid().is_root() {
         bail!("benchmarks start containers, which takes root");
     }
     debian::install(debian::RUNTIME)?;
-    // As it is shipped: what is measured is not what a debugger wants.
-    let mut programs = cargo::build(&["--release", "--workspace", "--bins"])?;
-    programs.extend(cargo::shim()?);
-    interrupt::catch()?;
-
-    let mut figures: Vec<Value> = Vec::new();
-    if !names.is_empty() {
-        figures.extend(over_cri(flags, &names, &programs, None)?);
+    if let Err(error) = debian::install(debian::PEERS) {
+        eprintln!("xtask: going on without: {error:#}");
     }
-    if asked(CNI[0]) {
-        match &flags.cni_plugins {
-            None => {
-                eprintln!("xtask: no networks of plugins to measure: --cni-plugins DIR names where they are")
+    // As it is shipped: what is measured is not what a debugger wants.
+    let programs = match flags.dev {
+        true => cargo::programs()?,
+        false => {
+            let mut programs = cargo::build(&["--release", "--workspace", "--bins"])?;
+            programs.extend(cargo::shim()?);
+            programs
+        }
+    };
+    interrupt::catch()?;
+    let missing = if flags.no_build { peers::Missing::LeftOut } else { peers::Missing::Built };
+    let found = peers::Programs::find_all(flags.peers.as_deref(), missing)?;
+    let mut figures = Figures::default();
+    let plugins = match (cni::plugins(flags.cni_plugins.as_deref(), missing), &flags.cni_plugins) {
+        (Ok(plugins), _) => Some(plugins),
+        (Err(error), Some(_)) => return Err(error),
+        (Err(error), None) => {
+            figures.miss(format!("no CNI plugins, and so no peers that need them: {error:#}"));
+            None
+        }
+    };
+
+    let place = tempfile::Builder::new().prefix("berth-bench-").tempdir().context("make a directory")?;
+    let layouts = layouts(&programs, place.path(), &chosen)?;
+    let registry = Registry::serve(layouts.clone())?;
+    let client = Client {
+        program: programs.path("bench")?.to_path_buf(),
+        image: format!("{}/fixture:bench", registry.host()),
+        logs: place.path().join("logs"),
+    };
+    let bed = Bed {
+        programs: &programs,
+        peers: &found,
+        plugins: plugins.as_deref(),
+        registry: registry.host().to_owned(),
+    };
+    let mut header = machine::describe(&found, if flags.dev { "dev" } else { "release" });
+    let run = Run { flags, chosen, client, bed, layouts };
+    run.all(&mut figures);
+    header["load_after"] = machine::load().into();
+    tell(flags, &figures, &header)
+}
+
+/// The groups by the names of the command line, all usual ones without.
+fn chosen(names: &[String]) -> Result<Vec<&'static Line>> {
+    let is = |line: &Line, name: &str| line.0 == name || line.2.contains(&name);
+    if let Some(name) = names.iter().find(|name| !GROUPS.iter().any(|line| is(line, name))) {
+        let all: Vec<&str> = GROUPS.iter().map(|line| line.0).collect();
+        bail!("no benchmark {name:?}; there are {}", all.join(", "));
+    }
+    let wanted = |line: &&Line| match names.is_empty() {
+        true => line.0 != HUGE,
+        false => names.iter().any(|name| is(line, name)),
+    };
+    Ok(GROUPS.iter().filter(wanted).collect())
+}
+
+/// What this run's registry is to give.
+fn layouts(programs: &cargo::Programs, place: &Path, chosen: &[&Line]) -> Result<BTreeMap<String, PathBuf>> {
+    let wanted = [("pull", What::Usual), (HUGE, What::Huge)];
+    let wanted = wanted.into_iter().filter(|(name, _)| chosen.iter().any(|line| line.0 == *name));
+    let what: Vec<What> = wanted.map(|(_, what)| what).collect();
+    let mut layouts = pull::layouts(programs.path("fixture-bulk")?, &what)?;
+    let fixture = fixture_image(programs.path("fixture")?).context("make the fixture image")?;
+    let pause = fixture.clone().cmd(&["/bin/fixture", "sleep", "86400"]);
+    for (name, image) in [("fixture", fixture), ("pause", pause)] {
+        let to = place.join(name);
+        let layout = Layout::of(&format!("localhost/{name}:bench"), &image).context("make an image")?;
+        layout.write_dir(&to).context("write an image")?;
+        layouts.insert(name.to_owned(), to);
+    }
+    Ok(layouts)
+}
+
+impl Run<'_> {
+    /// Every group that was chosen, each within its share of the time.
+    fn all(&self, figures: &mut Figures) {
+        let deadline = Deadline::after(Duration::from_secs(60 * self.flags.minutes));
+        let seconds = |lines: &[&Line]| Duration::from_secs(lines.iter().map(|line| line.1).sum());
+        let who = self.who(figures);
+        let mut contenders = self.contenders(&who, figures);
+        for (at, line) in self.chosen.iter().enumerate() {
+            if interrupt::check().is_err() {
+                figures.miss(format!("interrupted before {}", line.0));
+                break;
             }
-            Some(plugins) => {
-                let plugins =
-                    plugins.canonicalize().with_context(|| format!("find {}", plugins.display()))?;
-                cni::check(&plugins)?;
-                figures.extend(over_cri(flags, CNI, &programs, Some(&plugins))?);
+            if deadline.is_over() {
+                figures.miss(format!("no time for {}", line.0));
+                continue;
+            }
+            let share = share(deadline.left(), seconds(&[line]), seconds(&self.chosen[at + 1..]));
+            eprintln!("xtask: {}, up to {} s", line.0, share.as_secs());
+            let group =
+                Group { client: &self.client, rounds: self.flags.rounds, until: Deadline::after(share) };
+            if let Err(error) = self.one(line.0, &group, &who, &mut contenders, figures) {
+                figures.fail(line.0, "all", &format!("{error:#}"));
+                for contender in &contenders {
+                    eprintln!("xtask: the end of {}'s log:\n{}", contender.name, contender.log());
+                }
             }
         }
     }
-    if asked(OCI) {
-        let place = oci::Place::new(&programs)?;
-        figures.extend(oci::measure(&place, flags.peers.as_deref(), flags.rounds)?);
+
+    fn one(
+        &self,
+        name: &str,
+        group: &Group,
+        who: &[Who],
+        contenders: &mut Vec<Contender>,
+        figures: &mut Figures,
+    ) -> Result<()> {
+        let flags = self.flags;
+        match name {
+            "pods" => {
+                pods::in_turns(group, contenders, figures)?;
+                // One that can't do that can't do the rest.
+                contenders.retain(|one| !figures.has_failed("pods one at a time", &one.name));
+                Ok(())
+            }
+            "at-once" => pods::at_once(group, contenders, figures),
+            "streams" => pods::streams(group, contenders, figures),
+            "memory" => pods::chatty(group, contenders, figures),
+            "run" => command::measure(group, contenders, self.bed.peers, figures),
+            "oci" => {
+                let place = oci::Place::new(self.bed.programs)?;
+                oci::measure(&place, self.bed.peers, flags.rounds, group.until, figures)
+            }
+            "logs" => {
+                let producer = self.bed.programs.path("fixture")?;
+                logs::measure(group, contenders, producer, flags.log_megabytes * 1_000_000, figures)
+            }
+            "fleet" => fleet::measure(group, contenders, &flags.pods, flags.peers_pods, figures),
+            _ => {
+                // Their stores begin anew, and nobody else is to be on the machine.
+                contenders.clear();
+                let able = |who: &&Who| !figures.has_failed("start", &who.name());
+                let who: Vec<Who> =
+                    who.iter().filter(able).filter(|who| **who != Who::BerthOnCni).cloned().collect();
+                let what = if name == HUGE { What::Huge } else { What::Usual };
+                pull::measure(group, (&self.bed, &who), &self.layouts, what, figures)
+            }
+        }
     }
-    let figures = Value::Array(figures);
-    print!("{}", table(&figures));
+
+    /// Whom there are the programs of; says of the others what is missing.
+    fn who(&self, figures: &mut Figures) -> Vec<Who> {
+        let mut who = vec![Who::Berth];
+        if self.bed.plugins.is_none() {
+            return who;
+        }
+        who.push(Who::BerthOnCni);
+        for kind in peers::KINDS {
+            let missing = kind.programs().into_iter().find(|name| self.bed.peers.find(name).is_none());
+            match missing {
+                Some(missing) => figures.miss(format!("no {missing}: without {}", kind.name())),
+                None => who.push(Who::Peer(kind)),
+            }
+        }
+        who
+    }
+
+    /// All that come up, with the image in them.
+    fn contenders(&self, who: &[Who], figures: &mut Figures) -> Vec<Contender> {
+        let needed = |line: &&&Line| !["oci", "pull", HUGE].contains(&line.0);
+        if self.chosen.iter().filter(needed).count() == 0 {
+            return Vec::new();
+        }
+        let mut contenders = Vec::new();
+        for one in who {
+            let started = Contender::start(one, &self.bed, None).and_then(|contender| {
+                let words = ["pull".to_owned(), self.client.image.clone()];
+                let pulled = self.client.sample(&contender, &words);
+                if pulled.is_err() {
+                    eprintln!("xtask: the end of {}'s log:\n{}", contender.name, contender.log());
+                }
+                pulled.map(|_| contender)
+            });
+            match started {
+                Ok(contender) => contenders.push(contender),
+                Err(error) => figures.fail("start", &one.name(), &format!("{error:#}")),
+            }
+        }
+        contenders
+    }
+}
+
+fn tell(flags: &Flags, figures: &Figures, header: &Value) -> Result<()> {
+    print!("{}", table::text(figures));
     if let Some(file) = &flags.json {
-        fs::write(file, figures.to_string()).with_context(|| format!("write {}", file.display()))?;
+        let mut all = figures.json();
+        all["machine"] = header.clone();
+        all["not like for like"] = json!(table::UNLIKE);
+        fs::write(file, format!("{all:#}\n")).with_context(|| format!("write {}", file.display()))?;
+    }
+    if flags.docs {
+        docs::write(figures, header)?;
     }
     Ok(())
 }
 
-/// Measures a private berthd, and the peers' daemons, by one client.
-fn over_cri(
-    flags: &Flags,
-    names: &[&str],
-    programs: &cargo::Programs,
-    plugins: Option<&Path>,
-) -> Result<Vec<Value>> {
-    let private = Private::start(programs, "bench", plugins)?;
-    let archive = private.path("image.tar");
-    demo::write_image(programs.path("fixture")?, &archive)?;
-    let mut load = Command::new(private.path("bin/berth"));
-    process::output(load.args(["--address", &private.address(), "load", "-i"]).arg(&archive))?;
-
-    let mut client = Command::new(programs.path("bench")?);
-    client
-        .args(["--image", demo::IMAGE, "--rounds", &flags.rounds.to_string(), "--logs"])
-        .arg(private.path("pod-logs"));
-    client.arg("--runtime").arg(format!(
-        "berth={}={}",
-        private.address(),
-        private.path("bin/berth-shim").display()
-    ));
-    let peers = crate::peers::start(flags.peers.as_deref(), programs.path("fixture")?, plugins)?;
-    for peer in &peers {
-        client.arg("--runtime").arg(peer.runtime());
-    }
-    let measured = process::output(client.args(names));
-    if measured.is_err() {
-        eprintln!("xtask: the end of berthd's log:\n{}", private.log());
-        process::succeeds(Command::new(programs.path("demo")?).arg(private.address()).arg("--sweep"));
-    }
-    drop(peers);
-    private.stop().iter().for_each(|line| eprintln!("xtask: cleaning up: {line}"));
-    serde_json::from_str(&measured?).context("read what the client measured")
-}
-
-/// A line for each figure of each runtime; behind a peer's, how many times Berth's it is.
-fn table(figures: &Value) -> String {
-    let mut text = format!(
-        "{:<24} {:<12} {:>10} {:>10} {:>10} {:>6} {:>8}\n",
-        "", "runtime", "p50", "p90", "p99", "", "ratio"
-    );
-    let list = figures.as_array().map(Vec::as_slice).unwrap_or_default();
-    let word = |figure: &Value, key: &str| figure[key].as_str().unwrap_or_default().to_owned();
-    let number = |figure: &Value, key: &str| figure[key].as_f64().unwrap_or(f64::NAN);
-    for figure in list {
-        let same = |other: &&Value| other["name"] == figure["name"] && other["runtime"] == "berth";
-        let ours = list.iter().find(same).map_or(f64::NAN, |ours| number(ours, "p50"));
-        let ratio = number(figure, "p50") / ours;
-        text += &format!(
-            "{:<24} {:<12} {:>10.2} {:>10.2} {:>10.2} {:>6} {ratio:>7.2}x\n",
-            word(figure, "name"),
-            word(figure, "runtime"),
-            number(figure, "p50"),
-            number(figure, "p90"),
-            number(figure, "p99"),
-            word(figure, "unit"),
-        );
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
-    fn a_peer_is_compared_by_the_median() {
-        let figure = |runtime: &str, p50: f64| json!({ "name": "start", "runtime": runtime, "unit": "ms", "p50": p50, "p90": 9.0, "p99": 10.0 });
-        let text = table(&json!([figure("berth", 4.0), figure("containerd", 10.0)]));
-        let lines: Vec<&str> = text.lines().collect();
-        assert!(lines[1].ends_with("1.00x") && lines[2].ends_with("2.50x"), "{text}");
+    fn groups_have_their_old_names_and_the_huge_one_only_its_own() {
+        let names = |words: &[&str]| -> Vec<&str> {
+            let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+            chosen(&words).unwrap().iter().map(|line| line.0).collect()
+        };
+        assert_eq!(names(&["start", "bridge-stop", "lists"]), ["pods", "fleet"]);
+        assert!(!names(&[]).contains(&HUGE) && names(&[]).contains(&"pull"));
+        assert_eq!(names(&[HUGE]), [HUGE]);
+        assert!(chosen(&["nothing".to_owned()]).is_err());
     }
 }

@@ -1,17 +1,43 @@
 //! A network of CNI's bridge and host-local plugins, the same for every runtime but for its names.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 
-use crate::leftovers::Names;
+use crate::{golang, kubernetes, leftovers::Names, peers::Missing};
 
 /// In a runtime's directory.
 pub const CONF_DIR: &str = "net.d";
 
-/// Fails where a plugin is missing.
-pub fn check(plugins: &Path) -> Result<()> {
+/// What is built of the release, by Go.
+const RELEASE: &str = "github.com/containernetworking/plugins/plugins";
+const VERSION: &str = "v1.9.1";
+const PLUGINS: [&str; 3] = ["main/bridge", "main/loopback", "ipam/host-local"];
+
+/// The plugins of a directory, or those that were built once below the user's cache directory.
+///
+/// # Errors
+/// One is missing; what Go said; that there is no Go.
+pub fn plugins(given: Option<&Path>, missing: Missing) -> Result<PathBuf> {
+    if let Some(given) = given {
+        let given = given.canonicalize().with_context(|| format!("find {}", given.display()))?;
+        check(&given)?;
+        return Ok(given);
+    }
+    let built = kubernetes::cache()?.join(format!("cni-{VERSION}"));
+    if check(&built).is_err() && missing == Missing::Built {
+        let packages = PLUGINS.map(|one| format!("{RELEASE}/{one}@{VERSION}"));
+        golang::install(&built, &packages, golang::Linked::Statically, "")?;
+    }
+    check(&built)?;
+    Ok(built)
+}
+
+fn check(plugins: &Path) -> Result<()> {
     match ["bridge", "host-local", "loopback"].iter().find(|name| !plugins.join(name).is_file()) {
         Some(missing) => bail!("no {missing} in {}", plugins.display()),
         None => Ok(()),

@@ -12,7 +12,7 @@ use berth_fixtures::{Compression, Layout, fixture_image};
 use crate::{
     cargo::{self, Programs},
     debian, interrupt,
-    private::Private,
+    private::{Private, Wish},
     process,
 };
 
@@ -28,7 +28,7 @@ pub fn run() -> Result<()> {
     interrupt::catch()?;
 
     let begun = Instant::now();
-    let private = Private::start(&programs, "demo", None)?;
+    let private = Private::start(&programs, &Wish { purpose: "demo", ..Wish::default() })?;
     step("start berthd", begun.elapsed());
     let shown = show(&private, &programs);
     if shown.is_err() {

@@ -93,9 +93,9 @@ fn network(names: &Names) -> Vec<String> {
     failed.map(|error| format!("{error:#}")).collect()
 }
 
-/// The processes that can only be ours.
-fn processes(names: &Names, parents: &[PathBuf]) -> Vec<(Pid, String)> {
-    let mut found: Vec<(Pid, String)> = Vec::new();
+/// The processes that run a program whose path is wanted, and that path.
+pub fn running(wanted: impl Fn(&Path) -> bool) -> Vec<(Pid, PathBuf)> {
+    let mut found = Vec::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let pid = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
         // A shim runs its program by a mount that has no place, and so no path: the word it was called by has one.
@@ -103,12 +103,17 @@ fn processes(names: &Names, parents: &[PathBuf]) -> Vec<(Pid, String)> {
         let called =
             PathBuf::from(OsStr::from_bytes(line.split(|byte| *byte == 0).next().unwrap_or_default()));
         let program = fs::read_link(entry.path().join("exe")).ok();
-        let program =
-            [program, Some(called)].into_iter().flatten().find(|path| path.starts_with(&names.directory));
-        if let (Some(pid), Some(program)) = (pid, program) {
-            found.push((pid, program.display().to_string()));
-        }
+        let program = [program, Some(called)].into_iter().flatten().find(|path| wanted(path));
+        found.extend(pid.zip(program));
     }
+    found
+}
+
+/// The processes that can only be ours.
+fn processes(names: &Names, parents: &[PathBuf]) -> Vec<(Pid, String)> {
+    let here = running(|path| path.starts_with(&names.directory));
+    let mut found: Vec<(Pid, String)> =
+        here.into_iter().map(|(pid, program)| (pid, program.display().to_string())).collect();
     let mut cgroups: Vec<PathBuf> = parents.to_vec();
     while let Some(cgroup) = cgroups.pop() {
         let pids = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
@@ -165,7 +170,7 @@ fn mounts_below(directory: &Path) -> Vec<PathBuf> {
     below.rev().collect()
 }
 
-fn cgroup_mounts() -> Vec<PathBuf> {
+pub fn cgroup_mounts() -> Vec<PathBuf> {
     let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     mount_points(&mountinfo, |kind| matches!(kind, "cgroup" | "cgroup2"))
 }

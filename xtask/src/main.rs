@@ -7,6 +7,7 @@
 //!   soak         a load with kills: builds, and runs tests/examples/soak.rs
 //!   test ----+-- stages: lint, unit, host, vm, kubelet, cluster -> one tally
 //!            +-- kubernetes  builds a kubelet and its kind
+//!   bench -- peers (daemons beside Berth's), meter (what they cost), golang (builds some of them)
 //!   install      programs, unit and configuration below a prefix
 //!   deb          the same as a Debian package
 //! ```
@@ -18,10 +19,12 @@ mod cni;
 mod deb;
 mod debian;
 mod demo;
+mod golang;
 mod install;
 mod interrupt;
 mod kubernetes;
 mod leftovers;
+mod meter;
 mod oci;
 mod peers;
 mod private;

@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
@@ -13,16 +13,24 @@ use rustix::process::{Pid, WaitOptions, waitpid};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::{cargo::Programs, process};
+use crate::{
+    bench::{clock::Deadline, contender::OURS, figures::Figures},
+    cargo::Programs,
+    interrupt,
+    peers::{self, legacy},
+    process,
+};
 
 /// Not measured: files come into memory.
-const WARM_UP: u32 = 3;
+const WARM_UP: usize = 3;
+const MEASURE: &str = "oci";
 
 /// One runtime, with a root for its states.
 #[derive(Debug)]
 struct Runtime {
     name: String,
     program: PathBuf,
+    legacy: Option<legacy::Namespace>,
     took: Vec<f64>,
     cpu: Duration,
 }
@@ -33,59 +41,58 @@ pub struct Place {
     directory: TempDir,
 }
 
-/// Measures, and returns figures as the client of the other benchmarks prints them.
+/// Measures until its time is up.
 ///
 /// # Errors
-/// A runtime's first failure, with the line that failed.
-pub fn measure(place: &Place, peers: Option<&Path>, rounds: u32) -> Result<Vec<Value>> {
-    let mut runtimes = vec![Runtime::new("berth", place.directory.path().join("bin/berth-oci"))];
-    for name in ["runc", "crun"] {
-        match found(name, peers) {
-            Some(program) => runtimes.push(Runtime::new(name, program)),
-            None => eprintln!("xtask: no {name} in --peers or PATH: left out"),
+/// Where it can't begin; a runtime that fails is told in the figures and left out.
+pub fn measure(
+    place: &Place,
+    peers: &peers::Programs,
+    rounds: usize,
+    until: Deadline,
+    figures: &mut Figures,
+) -> Result<()> {
+    let mut runtimes = vec![Runtime::new(OURS, place.directory.path().join("bin/berth-oci"))];
+    for name in ["runc", "crun", "youki"] {
+        match peers.find(name) {
+            Some(program) => {
+                let legacy = legacy::Namespace::for_runtime(name, place.directory.path())?;
+                runtimes.push(Runtime { legacy, ..Runtime::new(name, program) });
+            }
+            None => figures.miss(format!("no {name}: not beside `berth oci`")),
         }
     }
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).context("become a subreaper")?;
-    let mut able: Vec<Runtime> = Vec::new();
-    for runtime in runtimes {
-        match place.one(&runtime) {
-            Err(error) if !able.is_empty() => {
-                eprintln!("xtask: {} can't run the bundle here, and is left out: {error:#}", runtime.name);
-            }
-            tried => tried.map(|()| able.push(runtime))?,
+    let mut failed = vec![false; runtimes.len()];
+    for round in 0..rounds + WARM_UP {
+        if round > WARM_UP && until.is_over() {
+            break;
         }
-    }
-    let mut runtimes = able;
-    for round in 0..WARM_UP + rounds {
-        for runtime in &mut runtimes {
+        for (runtime, failed) in runtimes.iter_mut().zip(&mut failed).filter(|(_, failed)| !**failed) {
+            interrupt::check()?;
             let (begun, cpu) = (Instant::now(), children_cpu()?);
-            place.one(runtime)?;
-            if round >= WARM_UP {
+            if let Err(error) = place.one(runtime) {
+                figures.fail(MEASURE, &runtime.name, &format!("{error:#}"));
+                *failed = true;
+            } else if round >= WARM_UP {
                 runtime.took.push(begun.elapsed().as_secs_f64() * 1000.0);
                 runtime.cpu += children_cpu()?.saturating_sub(cpu);
             }
         }
     }
-    Ok(runtimes.iter_mut().flat_map(|runtime| runtime.figures(rounds)).collect())
+    rustix::process::set_child_subreaper(None).context("be no subreaper any more")?;
+    for runtime in runtimes.into_iter().filter(|runtime| !runtime.took.is_empty()) {
+        // The kernel counts in ticks too long for one round: there is a mean only.
+        let cpu = runtime.cpu.as_secs_f64() * 1000.0 / runtime.took.len() as f64;
+        figures.add("oci CPU, mean", &runtime.name, "ms", cpu);
+        figures.extend(MEASURE, &runtime.name, "ms", runtime.took);
+    }
+    Ok(())
 }
 
 impl Runtime {
     fn new(name: &str, program: PathBuf) -> Self {
-        Self { name: name.to_owned(), program, took: Vec::new(), cpu: Duration::ZERO }
-    }
-
-    fn figures(&mut self, rounds: u32) -> Vec<Value> {
-        self.took.sort_by(f64::total_cmp);
-        let at = |part: f64| {
-            let last = self.took.len().saturating_sub(1);
-            self.took.get((last as f64 * part).round() as usize).copied().unwrap_or(f64::NAN)
-        };
-        // The kernel counts in ticks too long for one round: there is a mean only.
-        let cpu = self.cpu.as_secs_f64() * 1000.0 / f64::from(rounds.max(1));
-        vec![
-            json!({"name": "oci", "runtime": self.name, "unit": "ms", "p50": at(0.5), "p90": at(0.9), "p99": at(0.99)}),
-            json!({"name": "oci CPU, mean", "runtime": self.name, "unit": "ms", "p50": cpu, "p90": cpu, "p99": cpu}),
-        ]
+        Self { name: name.to_owned(), program, legacy: None, took: Vec::new(), cpu: Duration::ZERO }
     }
 }
 
@@ -120,7 +127,8 @@ impl Place {
     fn life(&self, runtime: &Runtime, id: &str) -> Result<()> {
         let pid_file = self.directory.path().join("pid");
         let path = pid_file.to_str().context("a path that is no text")?;
-        self.run(runtime, &["create", "--pid-file", path, id])?;
+        let bundle = self.directory.path().to_str().context("a path that is no text")?;
+        self.run(runtime, &["create", "--bundle", bundle, "--pid-file", path, id])?;
         let pid = fs::read_to_string(&pid_file).context("read the pid file")?;
         let pid = pid.trim().parse().ok().and_then(Pid::from_raw).context("no pid in the pid file")?;
         self.run(runtime, &["start", id])?;
@@ -136,17 +144,11 @@ impl Place {
     }
 
     fn command(&self, runtime: &Runtime, words: &[&str]) -> Command {
-        let mut command = Command::new(&runtime.program);
+        let mut command = legacy::command(runtime.legacy.as_ref(), &runtime.program);
         command.arg("--root").arg(self.directory.path().join(&runtime.name)).args(words);
         command.current_dir(self.directory.path()).stdin(Stdio::null());
         command
     }
-}
-
-fn found(name: &str, peers: Option<&Path>) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut directories = peers.map(Path::to_path_buf).into_iter().chain(std::env::split_paths(&path));
-    directories.find_map(|directory| Some(directory.join(name)).filter(|program| program.is_file()))
 }
 
 /// A container as people's are: namespaces of its own, a few mounts, masked paths, limits.
@@ -178,7 +180,7 @@ fn config(id: &str) -> Value {
 }
 
 /// What our children that we have waited for, and theirs, have used: `proc_pid_stat(5)`, fields 16 and 17.
-fn children_cpu() -> Result<Duration> {
+pub fn children_cpu() -> Result<Duration> {
     let stat = fs::read_to_string("/proc/self/stat").context("read our own times")?;
     let ticks = ticks(&stat).context("read our own times")?;
     let rate = rustix::param::clock_ticks_per_second().max(1);
@@ -199,12 +201,5 @@ mod tests {
     fn times_of_children_are_the_16th_and_17th_field() {
         assert_eq!(ticks("7 (a) b) S 4 5 6 7 8 9 10 11 12 13 14 15 160 1700 18 19"), Some(1860));
         assert_eq!(ticks("7 (a"), None);
-    }
-
-    #[test]
-    fn a_median_is_the_middle_one() {
-        let mut runtime = Runtime::new("x", PathBuf::new());
-        runtime.took = vec![3.0, 1.0, 2.0];
-        assert_eq!(runtime.figures(3)[0]["p50"], 2.0);
     }
 }

@@ -1,171 +1,273 @@
-//! Other runtimes to measure beside Berth: a private containerd with the runc or crun that is in a directory.
+//! Other runtimes to measure beside Berth, each with a daemon of this run alone: containerd with runc or crun, CRI-O.
 //!
-//! Its pods are on the host's network, as Berth's are, or in one of CNI's plugins, as Berth's are then.
+//! ```text
+//!   programs    where their programs are: a directory that is given, what was built before, PATH
+//!   containerd  \  what a daemon is started with      <temporary>/bin  copies: a process of ours is known by its path
+//!   crio        /                                               /root  /state  /sock  /log
+//! ```
+//! Their pods get a network by CNI's plugins; images come from this run's registry.
+
+mod containerd;
+mod crio;
+pub mod legacy;
+mod programs;
 
 use std::{
+    ffi::OsString,
     fs,
+    os::unix::{net::UnixStream, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
-use berth_fixtures::{Compression, Layout, fixture_image};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+pub use programs::{Missing, Programs};
+
 use crate::{
-    cni, demo, interrupt,
+    cni, interrupt,
     leftovers::{self, Names},
-    process, subnet,
+    meter, process, subnet,
 };
 
-const PAUSE_IMAGE: &str = "localhost/pause:demo";
-const STARTS_WITHIN: Duration = Duration::from_secs(30);
-const STEP: Duration = Duration::from_millis(50);
+/// In this run's registry: what holds a pod's namespaces where a runtime needs a process for that.
+pub const PAUSE: &str = "pause:bench";
 
-/// A containerd of this run alone.
+const STARTS_WITHIN: Duration = Duration::from_secs(30);
+const STOPS_WITHIN: Duration = Duration::from_secs(20);
+const STEP: Duration = Duration::from_millis(20);
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+
+/// What a peer is: a daemon and the OCI runtime under it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kind {
+    Containerd(&'static str),
+    Crio(&'static str),
+}
+
+/// What all of them have in common in a run.
+#[derive(Debug, Clone, Copy)]
+pub struct Wish<'a> {
+    pub programs: &'a Programs,
+    pub plugins: &'a Path,
+    /// HOST:PORT of this run's registry.
+    pub registry: &'a str,
+    /// Where its directory is made; else where temporary ones are.
+    pub under: Option<&'a Path>,
+}
+
+/// How a daemon is started.
+#[derive(Debug)]
+struct Start {
+    program: &'static str,
+    arguments: Vec<OsString>,
+    environment: Vec<(&'static str, PathBuf)>,
+    /// Of its directory's bin: what stays beside each container.
+    monitors: Vec<&'static str>,
+}
+
+/// A daemon of this run alone.
 #[derive(Debug)]
 pub struct Peer {
-    name: String,
     names: Names,
-    daemon: Child,
+    start: Start,
+    legacy: Option<legacy::Namespace>,
+    daemon: Option<Child>,
     _directory: TempDir,
 }
 
-/// Starts one containerd for each OCI runtime that is there; says what is not.
-pub fn start(directory: Option<&Path>, fixture: &Path, plugins: Option<&Path>) -> Result<Vec<Peer>> {
-    let Some(directory) = directory else {
-        eprintln!("xtask: no peers to compare with: --peers DIR names where containerd, runc and crun are");
-        return Ok(Vec::new());
-    };
-    let directory = directory.canonicalize().with_context(|| format!("find {}", directory.display()))?;
-    for needed in ["containerd", "containerd-shim-runc-v2", "ctr"] {
-        if !directory.join(needed).is_file() {
-            eprintln!("xtask: no peers to compare with: no {needed} in {}", directory.display());
-            return Ok(Vec::new());
+/// Every peer that could be, whether it is here or not.
+pub const KINDS: [Kind; 4] =
+    [Kind::Containerd("runc"), Kind::Containerd("crun"), Kind::Crio("crun"), Kind::Crio("runc")];
+
+impl Kind {
+    pub fn name(&self) -> String {
+        match self {
+            Self::Containerd(runtime) => format!("containerd+{runtime}"),
+            Self::Crio(runtime) => format!("cri-o+{runtime}"),
         }
     }
-    let mut peers = Vec::new();
-    for runtime in ["runc", "crun"] {
-        match directory.join(runtime).is_file() {
-            true => peers.push(Peer::start(&directory, runtime, fixture, plugins)?),
-            false => eprintln!("xtask: no {runtime} in {}: left out", directory.display()),
+
+    fn runtime(&self) -> &'static str {
+        match self {
+            Self::Containerd(runtime) | Self::Crio(runtime) => runtime,
         }
     }
-    Ok(peers)
+
+    /// The programs that it takes, from the daemon down.
+    pub fn programs(&self) -> Vec<&'static str> {
+        match self {
+            Self::Containerd(runtime) => vec!["containerd", "containerd-shim-runc-v2", runtime],
+            Self::Crio(runtime) => vec!["crio", "pinns", "conmon", runtime],
+        }
+    }
 }
 
 impl Peer {
-    fn start(programs: &Path, runtime: &str, fixture: &Path, plugins: Option<&Path>) -> Result<Self> {
-        let directory =
-            tempfile::Builder::new().prefix("berth-peer-").tempdir().context("make a temporary directory")?;
+    /// Starts one and waits until it takes connections.
+    ///
+    /// # Errors
+    /// A program is missing; what its log says.
+    pub fn start(kind: &Kind, wish: &Wish) -> Result<Self> {
+        let mut directory = tempfile::Builder::new();
+        directory.prefix("berth-peer-");
+        let directory = match wish.under {
+            Some(under) => directory.tempdir_in(under),
+            None => directory.tempdir(),
+        };
+        let directory = directory.context("make a temporary directory")?;
         let place = directory.path().canonicalize().context("find the temporary directory")?;
-        let pid = std::process::id();
         fs::create_dir(place.join("bin")).context("make a directory")?;
-        for name in ["containerd", "containerd-shim-runc-v2", "ctr", runtime] {
+        for name in kind.programs() {
+            let from = wish.programs.find(name).with_context(|| format!("no {name}"))?;
             let to = place.join("bin").join(name);
-            fs::copy(programs.join(name), &to).with_context(|| format!("copy {name} to {}", to.display()))?;
+            fs::copy(&from, &to).with_context(|| format!("copy {name} to {}", to.display()))?;
         }
+        let (pid, number) = (std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let names = Names {
             directory: place.clone(),
-            bridge: format!("brp{}{pid:x}", &runtime[..1]),
-            table: format!("berth_peer_{runtime}_{pid:x}"),
-            cgroup_parent: format!("/berth-peer-{runtime}-{pid:x}"),
+            bridge: format!("brp{pid:x}{number:x}"),
+            table: format!("berth_peer_{pid:x}_{number:x}"),
+            cgroup_parent: format!("/berth-peer-{pid:x}-{number:x}"),
         };
-        if plugins.is_some() {
-            cni::write(&names, &subnet::free()?)?;
-        }
-        fs::write(place.join("config.toml"), configuration(&place, runtime, plugins))
-            .context("write a configuration")?;
-        let log = fs::File::create(place.join("log")).context("make a log")?;
-        let path = format!("{}:{}", place.join("bin").display(), std::env::var("PATH").unwrap_or_default());
-        let daemon = Command::new(place.join("bin/containerd"))
-            .arg("--config")
-            .arg(place.join("config.toml"))
-            .env("PATH", path)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().context("share the log")?)
-            .stderr(log)
-            .spawn()
-            .context("start containerd")?;
-        let mut peer = Self { name: format!("containerd+{runtime}"), names, daemon, _directory: directory };
-        peer.import(fixture)?;
+        cni::write(&names, &subnet::free()?)?;
+        let start = match kind {
+            Kind::Containerd(runtime) => containerd::write(&place, runtime, wish)?,
+            Kind::Crio(runtime) => crio::write(&place, runtime, wish)?,
+        };
+        let legacy = legacy::Namespace::for_runtime(kind.runtime(), &place)?;
+        // From here on Drop cleans up.
+        let mut peer = Self { names, start, legacy, daemon: None, _directory: directory };
+        peer.launch()?;
+        peer.wait_ready()?;
         Ok(peer)
     }
 
-    /// What the client is told: name, socket, shim, cgroup.
-    pub fn runtime(&self) -> String {
-        let place = &self.names.directory;
-        let shim = place.join("bin/containerd-shim-runc-v2");
-        format!("{}=unix://{}={}", self.name, place.join("sock").display(), shim.display())
+    pub fn address(&self) -> String {
+        format!("unix://{}", self.path("sock").display())
     }
 
-    fn import(&mut self, fixture: &Path) -> Result<()> {
-        let pause = fixture_image(fixture)?.cmd(&["/bin/fixture", "sleep", "86400"]);
-        let layout = Layout::of(demo::IMAGE, &fixture_image(fixture)?)?.image(PAUSE_IMAGE, &pause)?;
-        let archive = self.names.directory.join("images.tar");
-        layout.write_tar(&archive, Compression::None).context("write images")?;
-        let ctr = |words: &[&str]| {
-            let mut command = Command::new(self.names.directory.join("bin/ctr"));
-            command
-                .arg("--address")
-                .arg(self.names.directory.join("sock"))
-                .args(["-n", "k8s.io"])
-                .args(words);
-            command
-        };
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.names.directory.join(name)
+    }
+
+    /// The cgroup that all of it is below.
+    pub fn cgroup(&self) -> &str {
+        &self.names.cgroup_parent
+    }
+
+    pub fn pid(&self) -> Option<Pid> {
+        self.daemon.as_ref().map(Pid::from_child)
+    }
+
+    /// The programs that stay beside each container.
+    pub fn monitors(&self) -> Vec<PathBuf> {
+        self.start.monitors.iter().map(|name| self.path("bin").join(name)).collect()
+    }
+
+    /// SIGKILL; what runs goes on.
+    pub fn kill(&mut self) {
+        if let Some(mut daemon) = self.daemon.take() {
+            // Not waited for yet; gone meanwhile is as well.
+            daemon.kill().ok();
+            daemon.wait().ok();
+        }
+    }
+
+    /// Starts the daemon and does not wait.
+    pub fn launch(&mut self) -> Result<()> {
+        let log =
+            fs::File::options().create(true).append(true).open(self.path("log")).context("make a log")?;
+        let bin = self.path("bin");
+        let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default());
+        let program = bin.join(self.start.program);
+        let mut words: Vec<OsString> =
+            self.legacy.iter().flat_map(|legacy| legacy.words()).map(OsString::from).collect();
+        words.push(program.into());
+        let daemon = meter::command(&self.names.cgroup_parent, Path::new(&words[0]))
+            .args(&words[1..])
+            .args(&self.start.arguments)
+            .env("PATH", path)
+            .envs(self.start.environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().context("share the log")?)
+            .stderr(log)
+            // ^C is ours: the daemon is still needed to take the pods down.
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("start {}", self.start.program))?;
+        self.daemon = Some(daemon);
+        Ok(())
+    }
+
+    /// The end of the daemon's log.
+    pub fn log(&self) -> String {
+        let log = fs::read_to_string(self.path("log")).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(12)..].join("\n")
+    }
+
+    fn wait_ready(&mut self) -> Result<()> {
         let end = Instant::now() + STARTS_WITHIN;
-        while !process::succeeds(&mut ctr(&["version"])) {
+        while UnixStream::connect(self.path("sock")).is_err() {
             interrupt::check()?;
+            let ended = match self.daemon.as_mut() {
+                Some(daemon) => daemon.try_wait().context("look after the daemon")?,
+                None => bail!("{} was not started", self.start.program),
+            };
+            if let Some(status) = ended {
+                bail!("{} ended before it was ready, {status}:\n{}", self.start.program, self.log());
+            }
             if Instant::now() > end {
-                let log = fs::read_to_string(self.names.directory.join("log")).unwrap_or_default();
-                bail!("containerd was not ready within {} s:\n{log}", STARTS_WITHIN.as_secs());
+                bail!(
+                    "{} was not ready within {} s:\n{}",
+                    self.start.program,
+                    STARTS_WITHIN.as_secs(),
+                    self.log()
+                );
             }
             std::thread::sleep(STEP);
         }
-        process::output(ctr(&["images", "import"]).arg(&archive))?;
         Ok(())
     }
 }
 
 impl Drop for Peer {
     fn drop(&mut self) {
-        if let Some(pid) = i32::try_from(self.daemon.id()).ok().and_then(Pid::from_raw) {
+        if let Some(mut daemon) = self.daemon.take() {
             // Not waited for yet, so the id is still its own.
-            kill_process(pid, Signal::TERM).ok();
+            kill_process(Pid::from_child(&daemon), Signal::TERM).ok();
+            let end = Instant::now() + STOPS_WITHIN;
+            while matches!(daemon.try_wait(), Ok(None)) && Instant::now() < end {
+                std::thread::sleep(STEP);
+            }
+            daemon.kill().ok();
+            daemon.wait().ok();
         }
-        // A peer's way of ending is not what is measured.
-        self.daemon.wait().ok();
-        leftovers::remove(&self.names).iter().for_each(|line| eprintln!("xtask: {}: {line}", self.name));
+        // A peer's way of ending is not what is measured, and what it leaves is told only where it stays.
+        let left = leftovers::remove(&self.names);
+        let stays = |line: &&String| !line.contains("was still");
+        left.iter().filter(stays).for_each(|line| eprintln!("xtask: {}: {line}", self.start.program));
+        for name in namespaces_of(&self.names.directory) {
+            if let Err(error) = process::output(Command::new("ip").args(["netns", "delete", &name])) {
+                eprintln!("xtask: {}: {error:#}", self.start.program);
+            }
+        }
     }
 }
 
-/// The score of a pod's own process is kept where this machine has no CAP_SYS_RESOURCE to lower it: runc would fail.
-fn configuration(place: &Path, runtime: &str, plugins: Option<&Path>) -> String {
-    let path = |name: &str| PathBuf::from(place).join(name).display().to_string();
-    let (root, state, socket) = (path("root"), path("state"), path("sock"));
-    let binary = path(&format!("bin/{runtime}"));
-    let network = plugins.map_or(String::new(), |plugins| {
-        let (plugins, conf_dir) = (plugins.display().to_string(), path(cni::CONF_DIR));
-        format!(
-            "[plugins.\"io.containerd.grpc.v1.cri\".cni]\nbin_dir = {plugins:?}\nconf_dir = {conf_dir:?}\n"
-        )
+/// Network namespaces that CNI's cache of a peer names and that are still there: those of pods it could not remove.
+fn namespaces_of(directory: &Path) -> Vec<String> {
+    let results = fs::read_dir(directory.join("cni/results")).into_iter().flatten().flatten();
+    let named = results.filter_map(|entry| {
+        let text = fs::read_to_string(entry.path()).ok()?;
+        let cached: serde_json::Value = serde_json::from_str(&text).ok()?;
+        let path = PathBuf::from(cached["netns"].as_str()?);
+        path.is_file().then(|| path.file_name()?.to_str().map(str::to_owned)).flatten()
     });
-    format!(
-        r#"version = 2
-root = {root:?}
-state = {state:?}
-disabled_plugins = ["io.containerd.internal.v1.opt"]
-[grpc]
-address = {socket:?}
-[plugins."io.containerd.grpc.v1.cri"]
-sandbox_image = "{PAUSE_IMAGE}"
-restrict_oom_score_adj = true
-[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
-runtime_type = "io.containerd.runc.v2"
-[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
-BinaryName = {binary:?}
-{network}"#
-    )
+    named.collect()
 }

@@ -11,7 +11,8 @@ use std::{
     fs,
     os::unix::{net::UnixDatagram, process::CommandExt},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
@@ -23,41 +24,82 @@ use crate::{
     cargo::Programs,
     cni, interrupt,
     leftovers::{self, Names},
-    subnet,
+    meter, subnet,
 };
 
 const STARTS_WITHIN: Duration = Duration::from_secs(30);
 const STOPS_WITHIN: Duration = Duration::from_secs(15);
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// Told apart from others of this process by it.
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+
+/// What it is for and where.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wish<'a> {
+    /// Names its directory and cgroups.
+    pub purpose: &'a str,
+    /// Its pods' networks are these plugins' where there are some, else its own bridge's.
+    pub plugins: Option<&'a Path>,
+    /// Where its directory is made; else where temporary ones are.
+    pub under: Option<&'a Path>,
+}
+
 /// The daemon, running.
 #[derive(Debug)]
 pub struct Private {
     names: Names,
     daemon: Option<Child>,
+    ready: Option<UnixDatagram>,
+    down: bool,
     // Last: goes after everything in it has been let go.
     _directory: TempDir,
 }
 
 impl Private {
-    /// Starts it and waits until it is ready. `purpose` names its directory and cgroups; its pods' networks are the
-    /// plugins' where there are some, else its own bridge's.
-    pub fn start(programs: &Programs, purpose: &str, plugins: Option<&Path>) -> Result<Self> {
-        let prefix = format!("berth-{purpose}-");
-        let directory =
-            tempfile::Builder::new().prefix(&prefix).tempdir().context("make a temporary directory")?;
+    /// Starts it and waits until it is ready.
+    pub fn start(programs: &Programs, wish: &Wish) -> Result<Self> {
+        let mut directory = tempfile::Builder::new();
+        let prefix = format!("berth-{}-", wish.purpose);
+        directory.prefix(&prefix);
+        let directory = match wish.under {
+            Some(under) => directory.tempdir_in(under),
+            None => directory.tempdir(),
+        };
+        let directory = directory.context("make a temporary directory")?;
         let pid = std::process::id();
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let names = Names {
             directory: directory.path().canonicalize().context("find the temporary directory")?,
-            bridge: format!("brd{pid:x}"),
-            table: format!("berth_{purpose}_{pid:x}"),
-            cgroup_parent: format!("/berth-{purpose}-{pid:x}"),
+            bridge: format!("brd{pid:x}{number:x}"),
+            table: format!("berth_{}_{pid:x}_{number:x}", wish.purpose.replace('-', "_")),
+            cgroup_parent: format!("/berth-{}-{pid:x}-{number:x}", wish.purpose),
         };
         // From here on Drop cleans up.
-        let mut private = Self { names, daemon: None, _directory: directory };
-        private.write(programs, plugins)?;
-        private.spawn()?;
+        let mut private = Self { names, daemon: None, ready: None, down: false, _directory: directory };
+        private.write(programs, wish.plugins)?;
+        private.launch()?;
+        private.wait_ready()?;
         Ok(private)
+    }
+
+    /// The cgroup that all of it is below.
+    pub fn cgroup(&self) -> &str {
+        &self.names.cgroup_parent
+    }
+
+    /// The daemon's process; None between `kill` and `launch`.
+    pub fn pid(&self) -> Option<Pid> {
+        self.daemon.as_ref().map(Pid::from_child)
+    }
+
+    /// SIGKILL; what runs goes on.
+    pub fn kill(&mut self) {
+        if let Some(mut daemon) = self.daemon.take() {
+            // Not waited for yet; gone meanwhile is as well.
+            daemon.kill().ok();
+            daemon.wait().ok();
+        }
     }
 
     /// What clients connect to: `unix:///…`.
@@ -112,20 +154,24 @@ impl Private {
             }
         };
         Ok(format!(
-            "[daemon]\nroot = {root}\nstate = {state}\nlisten = {:?}\ncgroup_parent = {cgroup_parent:?}\n\n\
+            "[daemon]\nroot = {root}\nstate = {state}\nlisten = {:?}\ncgroup_parent = \"{cgroup_parent}/alone\"\n\n\
              [network]\n{network}\n\n\
              [network.bridge]\nname = {bridge:?}\nsubnet = {subnet:?}\nsubnet6 = {subnet6:?}\ntable = {table:?}\n",
             self.address()
         ))
     }
 
-    fn spawn(&mut self) -> Result<()> {
+    /// Starts the daemon and does not wait.
+    pub fn launch(&mut self) -> Result<()> {
         let ready = self.path("ready");
+        // A predecessor's.
+        fs::remove_file(&ready).ok();
         let socket = UnixDatagram::bind(&ready).with_context(|| format!("bind {}", ready.display()))?;
         socket.set_read_timeout(Some(PAUSE)).context("set a timeout")?;
         let log = self.path("berthd.log");
-        let log = fs::File::create(&log).with_context(|| format!("make {}", log.display()))?;
-        let daemon = Command::new(self.path("bin/berthd"))
+        let log = fs::File::options().create(true).append(true).open(&log);
+        let log = log.with_context(|| format!("open {}", self.path("berthd.log").display()))?;
+        let daemon = meter::command(&self.names.cgroup_parent, &self.path("bin/berthd"))
             .arg("--config")
             .arg(self.path("berthd.toml"))
             .env("NOTIFY_SOCKET", &ready)
@@ -137,10 +183,17 @@ impl Private {
             .process_group(0)
             .spawn()
             .context("start berthd")?;
-        let daemon = self.daemon.insert(daemon);
+        (self.daemon, self.ready) = (Some(daemon), Some(socket));
+        Ok(())
+    }
+
+    fn wait_ready(&mut self) -> Result<()> {
         let end = Instant::now() + STARTS_WITHIN;
         let mut said = [0; 64];
         loop {
+            let (Some(daemon), Some(socket)) = (self.daemon.as_mut(), self.ready.as_ref()) else {
+                bail!("berthd was not started");
+            };
             if socket.recv(&mut said).is_ok_and(|length| said[..length].starts_with(b"READY=1")) {
                 return Ok(());
             }
@@ -155,8 +208,10 @@ impl Private {
     }
 
     fn take_down(&mut self) -> Vec<String> {
-        let Some(mut daemon) = self.daemon.take() else { return Vec::new() };
-        let mut told = end(&mut daemon);
+        if std::mem::replace(&mut self.down, true) {
+            return Vec::new();
+        }
+        let mut told = self.daemon.take().map_or(Vec::new(), |mut daemon| end(&mut daemon));
         told.extend(leftovers::remove(&self.names));
         told
     }

@@ -1,4 +1,5 @@
-//! Subnets for a private bridge that no route of this host uses: 10.200.x.0/24 to 10.250.x.0/24, and a /64 of fd0b:e47::/32.
+//! Subnets for a private bridge that no route of this host uses: a /20 of 10.200.0.0 to 10.250.255.255, which is more than
+//! a bridge has ports, and a /64 of fd0b:e47::/32.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -6,7 +7,7 @@ use anyhow::{Context, Result};
 
 const FIRST: u8 = 200;
 const LAST: u8 = 250;
-const PREFIX: u32 = 24;
+const PREFIX: u32 = 20;
 
 /// Picks one at random among the free.
 pub fn free() -> Result<String> {
@@ -52,9 +53,10 @@ fn routes(table: &str) -> Vec<Route> {
 
 /// Goes from a random place through all, once around.
 fn pick(seed: u16, routes: &[Route]) -> Option<String> {
-    let count = (u32::from(LAST - FIRST) + 1) * 256;
+    let count = (u32::from(LAST - FIRST) + 1) << (PREFIX - 8);
+    let seed = u32::from(seed) % count;
     (0..count).find_map(|step| {
-        let place = (u32::from(seed) + step) % count;
+        let place = (seed + step) % count;
         let network = u32::from(Ipv4Addr::new(10, FIRST, 0, 0)) + (place << (32 - PREFIX));
         let mask = u32::MAX << (32 - PREFIX);
         // The default route, mask 0, leads everywhere and claims nothing.
@@ -86,9 +88,9 @@ mod tests {
 
     #[test]
     fn the_next_subnet_without_a_route_is_taken() {
-        assert_eq!(pick(0, &[]).unwrap(), "10.200.0.0/24");
-        assert_eq!(pick(0, &[route("0.0.0.0/0"), route("10.200.0.0/24")]).unwrap(), "10.200.1.0/24");
-        assert_eq!(pick(0, &[route("10.200.0.0/15"), route("10.202.0.64/26")]).unwrap(), "10.202.1.0/24");
+        assert_eq!(pick(0, &[]).unwrap(), "10.200.0.0/20");
+        assert_eq!(pick(0, &[route("0.0.0.0/0"), route("10.200.0.0/24")]).unwrap(), "10.200.16.0/20");
+        assert_eq!(pick(0, &[route("10.200.0.0/15"), route("10.202.0.64/26")]).unwrap(), "10.202.16.0/20");
         assert_eq!(pick(u16::MAX, &[]).unwrap().split('.').next(), Some("10"));
         assert_eq!(pick(7, &[route("10.0.0.0/8")]), None);
     }
