@@ -37,6 +37,11 @@ pub struct Kubelet {
 impl Kubelet {
     /// Connects to `unix:///path`.
     pub async fn connect(address: &str) -> Result<Self> {
+        Self::connect_for(address, LONGEST).await
+    }
+
+    /// The same for calls that may take longer than most.
+    pub async fn connect_for(address: &str, longest: Duration) -> Result<Self> {
         let path =
             address.strip_prefix("unix://").ok_or(format!("{address}: not of the form unix:///path"))?;
         let path = path.to_owned();
@@ -45,7 +50,7 @@ impl Kubelet {
             async move { UnixStream::connect(path).await.map(TokioIo::new) }
         });
         // The name is never looked up, only sent.
-        let endpoint = Endpoint::from_static("http://localhost").timeout(LONGEST);
+        let endpoint = Endpoint::from_static("http://localhost").timeout(longest);
         let channel = endpoint.connect_with_connector(connector).await;
         let channel = channel.map_err(|error| format!("connect to {address}: {}", chain(&error)))?;
         Ok(Self { runtime: RuntimeServiceClient::new(channel.clone()), channel })

@@ -1,7 +1,7 @@
 //! `bench`: Berth on a private berthd, and the peers that are found or built, measured in turns by one client.
 //!
 //! ```text
-//!   contender   who is measured          pods, fleet, logs, pull, command, oci   groups of measures, each with its time
+//!   contender   who is measured          pods, launch, fleet, logs, pull, command, oci   groups of measures, with their times
 //!   client      who asks over CRI        figures <- samples, failures            statistics, measures: what they come to
 //!   registry    where images are from    table, plot, docs, JSON                 how they are told
 //! ```
@@ -15,6 +15,7 @@ mod disk;
 mod docs;
 pub mod figures;
 mod fleet;
+mod launch;
 mod logs;
 mod machine;
 mod measures;
@@ -40,7 +41,7 @@ use serde_json::{Value, json};
 use crate::{cargo, cni, debian, interrupt, oci, peers};
 use client::Client;
 use clock::{Deadline, share};
-use contender::{Bed, Contender, Who};
+use contender::{Bed, Contender, Who, of_each_daemon};
 use figures::Figures;
 use pull::What;
 use registry::Registry;
@@ -103,7 +104,7 @@ const GROUPS: &[Line] = &[
     ("run", 40, &[]),
     ("oci", 30, &[]),
     ("logs", 180, &[]),
-    ("fleet", 330, &["lists"]),
+    ("fleet", 420, &["lists"]),
     ("pull", 300, &[]),
     (HUGE, 300, &[]),
 ];
@@ -264,8 +265,8 @@ impl Run<'_> {
                 // Their stores begin anew, and nobody else is to be on the machine.
                 contenders.clear();
                 let able = |who: &&Who| !figures.has_failed("start", &who.name());
-                let who: Vec<Who> =
-                    who.iter().filter(able).filter(|who| **who != Who::BerthOnCni).cloned().collect();
+                let who: Vec<Who> = who.iter().filter(able).cloned().collect();
+                let who: Vec<Who> = of_each_daemon(&who, Who::name).into_iter().cloned().collect();
                 let what = if name == HUGE { What::Huge } else { What::Usual };
                 pull::measure(group, (&self.bed, &who), &self.layouts, what, figures)
             }

@@ -53,7 +53,7 @@ fn routes(table: &str) -> Vec<Route> {
 
 /// Goes from a random place through all, once around.
 fn pick(seed: u16, routes: &[Route]) -> Option<String> {
-    let count = (u32::from(LAST - FIRST) + 1) << (PREFIX - 8);
+    let count = (u32::from(LAST - FIRST) + 1) << (PREFIX - 16);
     let seed = u32::from(seed) % count;
     (0..count).find_map(|step| {
         let place = (seed + step) % count;

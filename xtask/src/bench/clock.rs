@@ -27,6 +27,11 @@ impl Deadline {
     pub fn is_over(self) -> bool {
         self.left().is_zero()
     }
+
+    /// Whether one more round ends in time, if it takes as long as the one before it.
+    pub fn has_room_for(self, round: Duration) -> bool {
+        self.left() >= round
+    }
 }
 
 #[cfg(test)]

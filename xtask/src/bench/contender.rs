@@ -63,6 +63,20 @@ pub fn is_ours(name: &str) -> bool {
     name.starts_with(OURS)
 }
 
+/// Those that differ in more than the OCI runtime under the daemon, by their names: what no OCI runtime has a part in is
+/// measured with the first of each.
+pub fn of_each_daemon<T>(all: &[T], name: impl Fn(&T) -> String) -> Vec<&T> {
+    let mut seen: Vec<String> = Vec::new();
+    let of = |one: &T| name(one).split('+').next().unwrap_or_default().to_owned();
+    let first = |one: &&T| {
+        let daemon = of(one);
+        let new = !seen.contains(&daemon);
+        seen.push(daemon);
+        new
+    };
+    all.iter().filter(first).collect()
+}
+
 impl Contender {
     /// Starts one below a directory, else where temporary ones are.
     pub fn start(who: &Who, bed: &Bed, under: Option<&Path>) -> Result<Self> {
@@ -89,10 +103,6 @@ impl Contender {
             Daemon::Berth(private) => private.address(),
             Daemon::Peer(peer) => peer.address(),
         }
-    }
-
-    pub fn is_ours(&self) -> bool {
-        matches!(self.daemon, Daemon::Berth(_))
     }
 
     /// A path in its directory.
@@ -156,5 +166,17 @@ impl Contender {
             Daemon::Berth(private) => private.cgroup(),
             Daemon::Peer(peer) => peer.cgroup(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_of_each_daemon_is_left() {
+        let all = ["berth", "berth+cni", "containerd+runc", "containerd+crun", "cri-o+crun"];
+        let left = of_each_daemon(&all, |name| (*name).to_owned());
+        assert_eq!(left, [&"berth", &"containerd+runc", &"cri-o+crun"]);
     }
 }

@@ -3,7 +3,12 @@
 
 use anyhow::{Context, Result};
 
-use super::{Group, client::words, contender::Contender, figures::Figures};
+use super::{
+    Group,
+    client::words,
+    contender::{Contender, OURS},
+    figures::Figures,
+};
 use crate::{interrupt, meter};
 
 const CLIENTS: usize = 8;
@@ -13,7 +18,8 @@ const LISTED: usize = 20;
 /// Probes of more than this many would measure how many a machine can do at all.
 const PROBED_PODS: usize = 100;
 
-/// Fills every contender in steps, one contender after the other: peers up to `peers_pods` only.
+/// Fills every contender in steps, one contender after the other: others than ours on its own bridge up to
+/// `peers_pods` only.
 pub fn measure(
     group: &Group,
     contenders: &mut [Contender],
@@ -27,7 +33,7 @@ pub fn measure(
             figures.miss(format!("no time for many pods of {}", contender.name));
             continue;
         }
-        let most = if contender.is_ours() { usize::MAX } else { peers_pods };
+        let most = if contender.name == OURS { usize::MAX } else { peers_pods };
         let steps: Vec<usize> = steps.iter().copied().filter(|step| *step <= most).collect();
         if let Err(error) = fill(group, contender, &steps, figures) {
             figures.fail("many pods", &contender.name, &format!("{error:#}"));

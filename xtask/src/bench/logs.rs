@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use super::{
     Group,
     client::{Client, words},
-    contender::Contender,
+    contender::{Contender, of_each_daemon},
     figures::{FLOOR, Figures},
 };
 use crate::{interrupt, oci::children_cpu};
@@ -29,7 +29,8 @@ pub fn measure(
     bytes: usize,
     figures: &mut Figures,
 ) -> Result<()> {
-    for round in 0..group.rounds.min(MOST_ROUNDS) {
+    for _ in 0..group.rounds.min(MOST_ROUNDS) {
+        let began = Instant::now();
         for (name, length) in LINES {
             let lines = bytes / (length + 1);
             let mut floor_cpu = f64::NAN;
@@ -39,11 +40,8 @@ pub fn measure(
             }) {
                 figures.fail(name, FLOOR, &format!("{error:#}"));
             }
-            for contender in contenders {
+            for contender in of_each_daemon(contenders, |contender| contender.name.clone()) {
                 interrupt::check()?;
-                if round > 0 && group.until.is_over() {
-                    return Ok(());
-                }
                 if figures.has_failed(name, &contender.name) {
                     continue;
                 }
@@ -59,6 +57,9 @@ pub fn measure(
                     Err(error) => figures.fail(name, &contender.name, &format!("{error:#}")),
                 }
             }
+        }
+        if !group.until.has_room_for(began.elapsed()) {
+            break;
         }
     }
     Ok(())

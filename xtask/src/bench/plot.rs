@@ -1,12 +1,19 @@
 //! Figures as SVG: bars of medians with a whisker to the 90th percentile, one plot for a measure, on a logarithmic scale.
 
-use super::{figures::Figures, statistics::Summary, table::number};
+use super::{
+    contender::{OURS, is_ours},
+    figures::Figures,
+    launch::{STEP, STEPS},
+    statistics::Summary,
+    table::number,
+};
 
 const WIDTH: f64 = 720.0;
 const BAR: f64 = 22.0;
 const TOP: f64 = 34.0;
-const LEFT: f64 = 150.0;
+const LEFT: f64 = 170.0;
 const RIGHT: f64 = 110.0;
+const OUR_COLOUR: &str = "#1f6feb";
 
 /// What is drawn: file, title, measure.
 pub const PLOTS: &[(&str, &str, &str)] = &[
@@ -32,7 +39,54 @@ pub fn all(figures: &Figures) -> Vec<(String, String)> {
         let unit = row.first().map(|(series, _)| series.unit.as_str())?;
         Some((format!("{file}.svg"), svg(title, unit, &bars)))
     });
-    drawn.collect()
+    drawn.chain(budget(figures)).collect()
+}
+
+/// Steps of a start one after the other, each from where the one before ended; the last is what no step accounts for.
+fn budget(figures: &Figures) -> Option<(String, String)> {
+    let p50 = |measure: &str| {
+        figures.row(measure).iter().find(|(series, _)| series.runtime == OURS).map(|row| row.1.p50)
+    };
+    let all = p50("pod up")?;
+    let mut steps: Vec<(&str, f64)> =
+        STEPS.iter().filter_map(|step| Some((*step, p50(&format!("{STEP}{step}"))?))).collect();
+    let told: f64 = steps.iter().map(|(_, took)| took).sum();
+    if steps.is_empty() {
+        return None;
+    }
+    steps.push(("calls, records, the rest", (all - told).max(0.0)));
+    let (room, sum) = (WIDTH - LEFT - RIGHT, told.max(all));
+    let mut text = head("Where a pod's start goes: medians of the steps", "ms", steps.len());
+    let mut from = 0.0;
+    for (at, (step, took)) in steps.iter().enumerate() {
+        let y = TOP + BAR * 1.4 * at as f64;
+        let (x, length) = (LEFT + from / sum * room, took / sum * room);
+        text += &format!(
+            "<text x=\"{:.0}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>\n\
+             <rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{length:.1}\" height=\"{BAR}\" fill=\"{OUR_COLOUR}\"/>\n\
+             <text x=\"{:.1}\" y=\"{:.1}\">{}</text>\n",
+            LEFT - 8.0,
+            y + BAR / 2.0 + 4.5,
+            escaped(step),
+            x + length + 6.0,
+            y + BAR / 2.0 + 4.5,
+            number(*took)
+        );
+        from += took;
+    }
+    Some(("launch.svg".to_owned(), text + "</svg>\n"))
+}
+
+fn head(title: &str, unit: &str, bars: usize) -> String {
+    let height = TOP + BAR * 1.4 * bars as f64 + 12.0;
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height:.0}\" \
+         viewBox=\"0 0 {WIDTH} {height:.0}\" font-family=\"sans-serif\" font-size=\"13\">\n\
+         <rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n\
+         <text x=\"8\" y=\"20\" font-weight=\"bold\">{} ({})</text>\n",
+        escaped(title),
+        escaped(unit)
+    )
 }
 
 /// The scale is logarithmic where the largest is more than thirty times the smallest.
@@ -50,20 +104,12 @@ fn svg(title: &str, unit: &str, bars: &[(&str, Summary)]) -> String {
         };
         part * room
     };
-    let height = TOP + BAR * 1.4 * bars.len() as f64 + 12.0;
     let scale = if logarithmic { ", logarithmic" } else { "" };
-    let mut text = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height:.0}\" \
-         viewBox=\"0 0 {WIDTH} {height:.0}\" font-family=\"sans-serif\" font-size=\"13\">\n\
-         <rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n\
-         <text x=\"8\" y=\"20\" font-weight=\"bold\">{} ({}{scale})</text>\n",
-        escaped(title),
-        escaped(unit)
-    );
+    let mut text = head(title, &format!("{unit}{scale}"), bars.len());
     for (at, (name, of)) in bars.iter().enumerate() {
         let y = TOP + BAR * 1.4 * at as f64;
         let (middle, length, whisker) = (y + BAR / 2.0, along(of.p50), LEFT + along(of.p90));
-        let colour = if super::contender::is_ours(name) { "#1f6feb" } else { "#9aa4b2" };
+        let colour = if is_ours(name) { OUR_COLOUR } else { "#9aa4b2" };
         text += &format!(
             "<text x=\"{:.0}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>\n\
              <rect x=\"{LEFT}\" y=\"{y:.1}\" width=\"{length:.1}\" height=\"{BAR}\" fill=\"{colour}\"/>\n\
@@ -98,8 +144,22 @@ mod tests {
         assert_eq!(plots.len(), 1);
         let (file, text) = &plots[0];
         assert_eq!(file, "pod-up.svg");
-        assert!(text.contains("width=\"230.0\"") && text.contains("width=\"460.0\""), "{text}");
+        assert!(text.contains("width=\"220.0\"") && text.contains("width=\"440.0\""), "{text}");
         assert!(text.contains("a&lt;b") && text.ends_with("</svg>\n"));
+    }
+
+    #[test]
+    fn steps_follow_each_other_and_the_rest_is_what_is_missing() {
+        let mut figures = Figures::default();
+        figures.add("pod up", "berth", "ms", 10.0);
+        figures.add("step: launch", "berth", "ms", 5.0);
+        figures.add("step: start", "berth", "ms", 2.0);
+        let text = budget(&figures).unwrap().1;
+        for bar in ["x=\"170.0\" y=\"34.0\" width=\"220.0\"", "x=\"390.0\"", "width=\"132.0\""] {
+            assert!(text.contains(bar), "{bar}: {text}");
+        }
+        figures.series.retain(|series| series.measure == "pod up");
+        assert_eq!(budget(&figures), None);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Pods one at a time, and by eight clients at once; streams into them; a chatty container's shim.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
@@ -9,6 +9,7 @@ use super::{
     client::words,
     contender::{Contender, OURS},
     figures::Figures,
+    launch,
 };
 use crate::{interrupt, meter};
 
@@ -16,7 +17,7 @@ const WARM_UP: usize = 3;
 const CLIENTS: usize = 8;
 const AT_ONCE: usize = 40;
 const AT_ONCE_ROUNDS: usize = 2;
-const STREAM_MIB: usize = 32;
+const STREAM_MIB: usize = 16;
 /// How long a container is chatty before its shim is looked at.
 const CHATTY: Duration = Duration::from_secs(2);
 
@@ -30,21 +31,25 @@ pub fn in_turns(group: &Group, contenders: &[Contender], figures: &mut Figures) 
         if let Some(Ok(lives)) = lives.map(|answer| &answer.outcome) {
             let each = (contender.cpu_ms() - before) / (lives.len() + WARM_UP) as f64;
             figures.add("CPU of a pod's life", &contender.name, "ms", each);
+            if contender.name == OURS {
+                launch::steps(contender, lives.len() + WARM_UP, figures)?;
+            }
         }
     }
     figures.take(answers, "");
-    Ok(())
+    launch::floor(figures)
 }
 
 /// Eight clients, one runtime after the other.
 pub fn at_once(group: &Group, contenders: &[Contender], figures: &mut Figures) -> Result<()> {
-    for round in 0..AT_ONCE_ROUNDS {
-        if round > 0 && group.until.is_over() {
-            break;
-        }
+    for _ in 0..AT_ONCE_ROUNDS {
+        let began = Instant::now();
         for contender in contenders {
             interrupt::check()?;
             group.client.measure(contender, &words("burst", &[CLIENTS, AT_ONCE]), "", figures)?;
+        }
+        if !group.until.has_room_for(began.elapsed()) {
+            break;
         }
     }
     Ok(())
@@ -52,7 +57,7 @@ pub fn at_once(group: &Group, contenders: &[Contender], figures: &mut Figures) -
 
 /// Port-forward and attach.
 pub fn streams(group: &Group, contenders: &[Contender], figures: &mut Figures) -> Result<()> {
-    let rounds = group.rounds.min(5);
+    let rounds = group.rounds.min(3);
     for contender in contenders {
         interrupt::check()?;
         let measured = group.client.measure(contender, &words("streams", &[rounds, STREAM_MIB]), "", figures);

@@ -100,6 +100,7 @@ pub fn measure(
     let rounds = if what == What::Huge { 1 } else { group.rounds.min(MOST_ROUNDS) };
     let name = if what == What::Huge { "huge layer" } else { "pull" };
     for round in 0..rounds {
+        let began = Instant::now();
         if round == 0 && what == What::Usual {
             let floor = layouts.get(LARGE.0).context("no image").and_then(|layout| floor(layout, figures));
             if let Err(error) = floor {
@@ -108,9 +109,6 @@ pub fn measure(
         }
         for one in who {
             interrupt::check()?;
-            if round > 0 && group.until.is_over() {
-                return Ok(());
-            }
             let runtime = one.name();
             if figures.has_failed(name, &runtime) {
                 continue;
@@ -122,6 +120,9 @@ pub fn measure(
             if let Err(error) = pulled {
                 figures.fail(name, &runtime, &format!("{error:#}"));
             }
+        }
+        if !group.until.has_room_for(began.elapsed()) {
+            break;
         }
     }
     Ok(())

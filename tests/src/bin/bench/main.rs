@@ -123,7 +123,10 @@ async fn measure(asked: Asked) -> Result<Report> {
     let mut runtimes = Vec::new();
     for [name, address, cgroup_parent] in asked.runtimes.clone() {
         runtimes.push(Runtime {
-            kubelet: Kubelet::connect(&address).await?,
+            kubelet: match asked.verb.as_str() {
+                "pull" => Kubelet::connect_for(&address, pull::LONGEST).await?,
+                _ => Kubelet::connect(&address).await?,
+            },
             logs: asked.logs.join(&name),
             image: asked.image.clone(),
             name,
