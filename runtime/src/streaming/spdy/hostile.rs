@@ -87,16 +87,17 @@ proptest! {
     fn a_session_ends_with_its_client_whatever_that_has_sent(moves in moves()) {
         let sent = written(&moves);
         run(async {
-            let (mut theirs, ours, line) = wire();
+            let (theirs, ours, line) = wire();
             let session = tokio::spawn(super::serve(ours, line, echo));
-            let client = async {
+            let (mut hears, mut says) = theirs.into_split();
+            let saying = async {
                 // The session may hang up in the middle.
-                let written = theirs.write_all(&sent).await;
-                let closed = theirs.shutdown().await;
-                let mut answer = Vec::new();
-                let read = theirs.read_to_end(&mut answer).await;
-                (written, closed, read)
+                let written = says.write_all(&sent).await;
+                (written, says.shutdown().await)
             };
+            // One that does not listen while it speaks may wait for the session, and that for it: it is not gone.
+            let mut answer = Vec::new();
+            let client = async { tokio::join!(saying, hears.read_to_end(&mut answer)) };
             let ended = tokio::time::timeout(BOUND, async { tokio::join!(client, session) }).await;
             let (_, session) = ended.expect("the session ended");
             // An error is an end; a panic is none.
