@@ -96,11 +96,8 @@ pub async fn serve<F: Future<Output = ()>>(
             () = line.idle() => return Err(io::ErrorKind::TimedOut.into()),
         }
     }
-    let farewell = async {
-        // A writer that has ended is looked at next.
-        out.send(goodbye()).await.ok();
-        (&mut writing).await
-    };
+    // The queue may be full: there is room for the last word only while it is written out.
+    let farewell = async { tokio::join!(out.send(goodbye()), &mut writing).1 };
     tokio::select! {
         // The client has what it wanted.
         _ = &mut reading => return Ok(()),
@@ -274,6 +271,7 @@ mod hostile;
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
     use tokio::net::UnixStream;
 
     use super::*;
@@ -315,6 +313,34 @@ mod tests {
         assert_eq!(see(&mut client).await, Message::binary(b"\x03size".to_vec()));
         assert_eq!(see(&mut client).await, goodbye());
         assert!(client.next().await.is_none_or(|last| last.is_err()));
+        session.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_still_queued_at_the_end_arrives() {
+        let (theirs, ours, line) = wire();
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let brimful = async move |mut channels: Channels| {
+            let stdout = channels.stdout.take().unwrap();
+            let mut sent = 0;
+            while stdout.send(vec![7; PIECE_BYTES]).now_or_never().is_some() {
+                sent += PIECE_BYTES;
+            }
+            tell.send(sent).unwrap();
+        };
+        let session = tokio::spawn(async move { serve(ours, line, Protocol::V5, WANTED, brimful).await });
+        let mut client = client(theirs).await;
+        assert_eq!(client.next().await.unwrap().unwrap(), Message::binary(vec![STDOUT]));
+        let mut got = 0;
+        let last = loop {
+            match client.next().await.unwrap().unwrap() {
+                Message::Binary(bytes) => got += bytes.len() - 1,
+                other => break other,
+            }
+        };
+        assert_eq!((got, last), (told.await.unwrap(), goodbye()));
+        assert!(got > 0);
+        drop(client);
         session.await.unwrap().unwrap();
     }
 

@@ -146,11 +146,8 @@ pub async fn serve<F: Future<Output = ()>>(
             () = line.idle() => return Err(io::ErrorKind::TimedOut.into()),
         }
     }
-    let farewell = async {
-        // A writer that has ended is looked at next.
-        out.send(Out::GoAway(0)).await.ok();
-        (&mut writing).await
-    };
+    // The queue may be full: there is room for the last word only while it is written out.
+    let farewell = async { tokio::join!(out.send(Out::GoAway(0)), &mut writing).1 };
     tokio::select! {
         // The client has what it wanted.
         _ = &mut reading => return Ok(()),

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use futures_util::FutureExt;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream, UnixStream},
@@ -13,7 +14,7 @@ use super::{
     frame::{self, Control, HEAD_BYTES, Head},
     header::{Deflater, Inflater},
 };
-use crate::streaming::line::Line;
+use crate::streaming::{ends::PIECE_BYTES, line::Line};
 
 /// The client's end of a session.
 pub struct Client<S> {
@@ -127,6 +128,34 @@ async fn streams_are_answered_and_the_session_ends_in_order() {
     assert_eq!(client.see().await, fin(stream));
     assert_eq!(client.see().await, Seen::Control(Control::GoAway));
     assert_eq!(client.see().await, Seen::End);
+    drop(client);
+    session.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn what_is_still_queued_at_the_end_arrives() {
+    let (theirs, ours, line) = wire();
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let brimful = async move |mut streams: mpsc::Receiver<Stream>| {
+        let stream = streams.recv().await.unwrap();
+        let mut sent = 0;
+        while stream.sender.send(vec![7; PIECE_BYTES]).now_or_never().is_some() {
+            sent += PIECE_BYTES;
+        }
+        tell.send(sent).unwrap();
+    };
+    let session = tokio::spawn(async move { super::serve(ours, line, brimful).await });
+    let mut client = Client::new(theirs);
+    let stream = client.open(&[]).await;
+    let mut got = 0;
+    let last = loop {
+        match client.see().await {
+            Seen::Data { stream: of, bytes, .. } if of == stream => got += bytes.len(),
+            other => break other,
+        }
+    };
+    assert_eq!((got, last), (told.await.unwrap(), Seen::Control(Control::GoAway)));
+    assert!(got > 0);
     drop(client);
     session.await.unwrap().unwrap();
 }
