@@ -31,7 +31,7 @@ pub fn text(figures: &Figures) -> String {
         let ours = row.iter().find(|(series, _)| series.runtime == OURS).map_or(f64::NAN, |(_, of)| of.p50);
         for (series, of) in &row {
             text += &format!(
-                "{:<40} {:<18} {:>10} {:>10} {:>10} {:>7} {:>6} {:>7.2}x\n",
+                "{:<40} {:<18} {:>10} {:>10} {:>10} {:>7} {:>6} {:>8}\n",
                 measure.name,
                 series.runtime,
                 number(of.p50),
@@ -39,7 +39,9 @@ pub fn text(figures: &Figures) -> String {
                 number(of.p99),
                 spread(of),
                 series.unit,
-                of.p50 / ours
+                Some(of.p50 / ours)
+                    .filter(|ratio| ratio.is_finite())
+                    .map_or(String::new(), |ratio| format!("{ratio:.2}x"))
             );
         }
     }
