@@ -105,14 +105,24 @@ fn handlers_are_listed_with_what_they_can_and_an_unknown_one_is_told() {
     assert!(refused.message().contains("has no user namespaces"), "{refused}");
 }
 
+/// The sizes of huge pages that the kernel has, as a kubelet writes them: 2MB, 1GB.
+fn huge_pages() -> Vec<String> {
+    let names = fs::read_dir("/sys/kernel/mm/hugepages").into_iter().flatten().flatten();
+    let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let kibibytes = |name: String| name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse::<u64>().ok();
+    let written =
+        |size: u64| if size < 1 << 20 { format!("{}MB", size >> 10) } else { format!("{}GB", size >> 20) };
+    names.filter_map(kibibytes).map(written).collect()
+}
+
 /// A kubelet sends a nought for each size of huge pages to every container that asks for none, hugetlb controller or not.
 #[test]
 fn a_kubelets_noughts_of_huge_pages_keep_no_handler_from_its_work() {
     let node = node("a_kubelets_noughts_of_huge_pages_keep_no_handler_from_its_work");
     for handler in &node.handlers {
         let pod = node.run(handler, pod(handler)).unwrap();
-        let pages = |size: &str| cri::HugepageLimit { page_size: size.into(), limit: 0 };
-        let noughts = vec![pages("2MB"), pages("1GB")];
+        let nought = |page_size: String| cri::HugepageLimit { page_size, limit: 0 };
+        let noughts = huge_pages().into_iter().map(nought).collect();
         let asked = asked("c", &["true"]).limited(|resources| resources.hugepage_limits = noughts);
         let id = node.daemon.launch(&pod, &asked).unwrap();
         assert_eq!(node.daemon.exited(&id).exit_code, 0, "{handler}");
