@@ -35,7 +35,7 @@ use rustix::{
 use crate::{
     clock, group, kernel,
     launch::{self, Stdio},
-    log::Log,
+    log::{Log, Source},
     record,
     run::{Kin, Run},
     server,
@@ -46,7 +46,7 @@ use crate::{
 /// A killed process that holds on longer is in the kernel's hands.
 const PATIENCE: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
 /// The plan, and one of each kind.
-const FDS: usize = 6;
+const FDS: usize = 8;
 
 /// The ends that were held in reserve.
 type Reserve = Vec<(Held, OwnedFd)>;
@@ -79,6 +79,7 @@ pub fn adopt() -> Result<(Box<Supervisor>, Ready), Failure> {
     streams
         .connect(ends(&live, &group, stdin, &mut reserve))
         .map_err(|errno| crate::failed(Step::Stdio, "pipe", errno.into()))?;
+    streams.resume(staged(&mut reserve));
     crate::protect();
     let found = find(&live, &group, reserve);
     let ready = Ready {
@@ -203,6 +204,19 @@ fn ends(live: &Live, group: &Cgroup, stdin: Stdin, reserve: &mut Reserve) -> Std
         stderr: pipe(Held::Stderr, live.stderr_inode, OFlags::RDONLY),
         tty: take(Held::Terminal, 0),
     }
+}
+
+/// What the shim before had read and perhaps not written.
+fn staged(reserve: &mut Reserve) -> Vec<(Source, OwnedFd)> {
+    let of = |held: &Held| match held {
+        Held::StagedStdout => Some(Source::Stdout),
+        Held::StagedStderr => Some(Source::Stderr),
+        Held::Nothing | Held::Stdin | Held::Stdout | Held::Stderr | Held::Terminal | Held::Init => None,
+    };
+    reserve
+        .extract_if(.., |(held, _)| of(held).is_some())
+        .filter_map(|(held, fd)| Some((of(&held)?, fd)))
+        .collect()
 }
 
 /// Opens a pipe by its other end in a process of the container. `proc_pid_fd(5)`.

@@ -10,19 +10,30 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::{
+        fd::OwnedFd,
+        unix::fs::{MetadataExt, OpenOptionsExt},
+    },
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use berth_launch::v1;
+use rustix::io::Errno;
 
-use crate::{clock, kernel, rate::Rate};
+use crate::{
+    clock, kernel,
+    rate::Rate,
+    stage::{Place, Stage},
+};
 
 /// The longest content of one record, bytes; what the kubelet's reader and the peers use.
 pub const RECORD_BYTES: usize = 16 * 1024;
-/// So much is written at once.
+/// So much is written at once, and so much while more comes than that.
 const BATCH_BYTES: usize = 8 * 1024;
+const BULK_BYTES: usize = 64 * 1024;
+/// What comes before a record's content: the time, the stream, the tag.
+const PREFIX_BYTES: usize = 30 + 8 + 2;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
@@ -30,16 +41,25 @@ pub enum Source {
     Stderr,
 }
 
+/// How much comes out of a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flow {
+    Calm,
+    Bulk,
+}
+
 /// One stream's incomplete line.
 #[derive(Debug)]
 pub struct Framer {
     source: Source,
     pending: Vec<u8>,
+    /// Where what is not in the log yet outlives us.
+    pub stage: Option<Stage>,
 }
 
 impl Framer {
     pub fn new(source: Source) -> Self {
-        Self { source, pending: Vec::new() }
+        Self { source, pending: Vec::new(), stage: None }
     }
 
     /// Takes bytes, gives complete records.
@@ -48,11 +68,11 @@ impl Framer {
             let (line, rest) = bytes.split_at(newline);
             bytes = &rest[1..];
             if self.pending.is_empty() && line.len() <= RECORD_BYTES {
-                log.record(self.source, b'F', line, at);
+                log.record(self.source, b'F', line, at, self.stage.as_mut());
                 continue;
             }
             self.overlong(line, at, log);
-            log.record(self.source, b'F', &self.pending, at);
+            log.record(self.source, b'F', &self.pending, at, self.stage.as_mut());
             self.pending.clear();
         }
         self.overlong(bytes, at, log);
@@ -64,10 +84,44 @@ impl Framer {
     /// The stream has ended: what has no newline is a partial line, and stays one.
     pub fn finish(&mut self, at: i64, log: &mut Log) {
         if !self.pending.is_empty() {
-            log.record(self.source, b'P', &self.pending, at);
+            log.record(self.source, b'P', &self.pending, at, self.stage.as_mut());
             self.pending = Vec::new();
         }
         log.cut(self.source);
+    }
+
+    /// Takes what a pipe has, at most as much as the buffer holds.
+    pub fn take(&mut self, pipe: &OwnedFd, buffer: &mut [u8]) -> rustix::io::Result<usize> {
+        match self.stage.as_mut().map(|stage| stage.take(pipe, buffer)) {
+            Some(Err(Errno::AGAIN)) => Err(Errno::AGAIN),
+            Some(Ok(length)) => Ok(length),
+            Some(Err(errno)) => {
+                // No room for it: then without.
+                crate::complain!("berth-shim: output is read past its memory file: {errno}");
+                if let Some(stage) = self.stage.take() {
+                    stage.give_up();
+                }
+                rustix::io::read(pipe, buffer)
+            }
+            None => rustix::io::read(pipe, buffer),
+        }
+    }
+
+    /// Goes on with what the shim before had taken, in `file`.
+    pub fn resume(&mut self, file: OwnedFd, log: &mut Log) -> io::Result<()> {
+        let (stage, rest, cut_at) = Stage::resume(file, log.place())?;
+        if let Some(length) = cut_at {
+            log.cut_at(length)?;
+        }
+        self.stage = Some(stage);
+        self.feed(&rest, clock::now(), log);
+        self.flush(log);
+        Ok(())
+    }
+
+    /// Writes what is collected of it.
+    pub fn flush(&mut self, log: &mut Log) {
+        log.flush(self.stage.as_mut());
     }
 
     /// Appends, and gives away each full 16 KiB that something still follows.
@@ -76,7 +130,7 @@ impl Framer {
             let (head, rest) = bytes.split_at(RECORD_BYTES - self.pending.len());
             self.pending.extend_from_slice(head);
             bytes = rest;
-            log.record(self.source, b'P', &self.pending, at);
+            log.record(self.source, b'P', &self.pending, at, self.stage.as_mut());
             self.pending.clear();
         }
         self.pending.extend_from_slice(bytes);
@@ -91,10 +145,12 @@ pub struct Log {
     max_files: u32,
     file: Option<File>,
     written: u64,
+    inode: u64,
     batch: Vec<u8>,
-    /// The last instant as text: what was read at once has it in common.
-    stamp: Vec<u8>,
-    stamped_at: i64,
+    batch_bytes: usize,
+    /// Of the last record: those of what was read at once have it in common but for the tag.
+    prefix: [u8; PREFIX_BYTES],
+    prefix_is_of: Option<(Source, i64)>,
     /// Bytes of records that could not be written, and since when.
     lost: u64,
     lost_in_all: u64,
@@ -105,12 +161,12 @@ impl Log {
     /// Opens the plan's log, to append; none where the plan has none.
     pub fn open(log: &v1::Log) -> io::Result<Self> {
         let path = PathBuf::from(&log.path);
-        let (file, written) = match log.path.is_empty() {
-            true => (None, 0),
+        let (file, written, inode) = match log.path.is_empty() {
+            true => (None, 0, 0),
             false => {
                 let file = open(&path, OpenOptions::new().create(true))?;
-                let length = file.metadata()?.len();
-                (Some(file), length)
+                let metadata = file.metadata()?;
+                (Some(file), metadata.len(), metadata.ino())
             }
         };
         Ok(Self {
@@ -119,24 +175,26 @@ impl Log {
             max_files: log.max_files,
             file,
             written,
+            inode,
             batch: Vec::new(),
-            stamp: Vec::new(),
-            stamped_at: 0,
+            batch_bytes: BATCH_BYTES,
+            prefix: [0; PREFIX_BYTES],
+            prefix_is_of: None,
             lost: 0,
             lost_in_all: 0,
             rate: Rate::of(log.rate_bytes),
         })
     }
 
-    /// Opens the path anew after somebody renamed the file. On an error nothing has changed and no file was made.
+    /// Opens the path anew after somebody renamed the file; what was collected has been flushed. On an error nothing has changed and no file was made.
     pub fn reopen(&mut self) -> io::Result<()> {
         if self.path.as_os_str().is_empty() {
             return Ok(());
         }
-        self.flush();
         // A missing directory fails before anything is made.
         let file = open(&self.path, OpenOptions::new().create(true))?;
-        self.written = file.metadata()?.len();
+        let metadata = file.metadata()?;
+        (self.written, self.inode) = (metadata.len(), metadata.ino());
         self.file = Some(file);
         Ok(())
     }
@@ -146,37 +204,53 @@ impl Log {
         self.lost_in_all
     }
 
-    fn record(&mut self, source: Source, tag: u8, content: &[u8], at: i64) {
+    fn record(&mut self, source: Source, tag: u8, content: &[u8], at: i64, mut stage: Option<&mut Stage>) {
+        self.collect(source, tag, content, at, stage.as_deref_mut());
+        if let Some(stage) = stage {
+            stage.recorded(content.len() + usize::from(tag == b'F'));
+        }
+    }
+
+    fn collect(&mut self, source: Source, tag: u8, content: &[u8], at: i64, mut stage: Option<&mut Stage>) {
         if self.file.is_none() {
             return;
         }
-        let name: &[u8] = match source {
-            Source::Stdout => b" stdout ",
-            Source::Stderr => b" stderr ",
-        };
-        let length = 30 + name.len() + 2 + content.len() + 1;
+        let length = PREFIX_BYTES + content.len() + 1;
         if self.rate.is_some() {
             let now = clock::monotonic();
-            self.keep_time(now);
+            if self.due().is_some_and(|at| at <= now) {
+                self.tell_dropped();
+            }
             let admits = |rate: &mut Box<Rate>| rate.admits(source, tag == b'F', length as u64, now);
             if !self.rate.as_mut().is_some_and(admits) {
                 return;
             }
         }
-        if !self.batch.is_empty() && self.batch.len() + length > BATCH_BYTES {
-            self.flush();
+        if !self.batch.is_empty() && self.batch.len() + length > self.batch_bytes {
+            self.flush(stage.as_deref_mut());
         }
-        self.rotate_before(length as u64);
-        if self.stamp.is_empty() || self.stamped_at != at {
-            self.stamp.clear();
-            clock::rfc3339(at, &mut self.stamp);
-            self.stamped_at = at;
+        self.rotate_before(length as u64, stage);
+        if self.prefix_is_of != Some((source, at)) {
+            self.prefix = prefix(source, at);
+            self.prefix_is_of = Some((source, at));
         }
-        self.batch.extend_from_slice(&self.stamp);
-        self.batch.extend_from_slice(name);
-        self.batch.extend_from_slice(&[tag, b' ']);
+        self.prefix[PREFIX_BYTES - 2] = tag;
+        self.batch.reserve(length);
+        self.batch.extend_from_slice(&self.prefix);
         self.batch.extend_from_slice(content);
         self.batch.push(b'\n');
+    }
+
+    /// Much comes at once from now on, or no longer: how much is collected before it is written.
+    pub fn expect(&mut self, flow: Flow) {
+        self.batch_bytes = match flow {
+            Flow::Calm => BATCH_BYTES,
+            Flow::Bulk => BULK_BYTES,
+        };
+        self.batch = Vec::with_capacity(match flow {
+            Flow::Calm => 0,
+            Flow::Bulk => BULK_BYTES,
+        });
     }
 
     /// When `keep_time` has something to do.
@@ -188,10 +262,11 @@ impl Log {
     pub fn keep_time(&mut self, now: Duration) {
         if self.due().is_some_and(|at| at <= now) {
             self.tell_dropped();
+            self.flush(None);
         }
     }
 
-    /// Tells what was dropped and not told yet.
+    /// Tells what was dropped and not told yet, once that is flushed.
     pub fn tell_dropped(&mut self) {
         let Some(rate) = self.rate.as_mut().filter(|rate| rate.due().is_some()) else { return };
         let (limit, dropped) = (rate.bytes, rate.take());
@@ -200,7 +275,6 @@ impl Log {
         let note =
             format!(" stderr F berth: {lines} lines dropped, {bytes} bytes: more than {limit} in a second\n");
         self.batch.extend_from_slice(note.as_bytes());
-        self.flush();
     }
 
     /// A stream has ended, perhaps within a line.
@@ -210,10 +284,30 @@ impl Log {
         }
     }
 
-    /// Writes what is collected.
-    pub fn flush(&mut self) {
+    pub fn is_kept(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// Where it stands.
+    pub fn place(&self) -> Place {
+        Place { inode: self.inode, length: self.written }
+    }
+
+    /// Drops what follows: a record that was not written whole.
+    pub fn cut_at(&mut self, length: u64) -> io::Result<()> {
+        let Some(file) = &self.file else { return Ok(()) };
+        file.set_len(length)?;
+        self.written = length;
+        Ok(())
+    }
+
+    /// Writes what is collected, all of it of the output whose stage this is.
+    pub fn flush(&mut self, mut stage: Option<&mut Stage>) {
+        let place = self.place();
         let Some(file) = &mut self.file else { return };
         if self.batch.is_empty() {
+            // Nothing of it came into the log, and nothing is to come.
+            settle(stage);
             return;
         }
         if self.lost > 0 {
@@ -225,6 +319,10 @@ impl Log {
                 self.lost = 0;
             }
         }
+        if let Some(stage) = stage.as_deref_mut() {
+            // What could fail is a page that is there.
+            stage.begin_write(Place { length: self.written, ..place }, self.batch.len()).ok();
+        }
         match file.write_all(&self.batch) {
             Ok(()) => self.written += self.batch.len() as u64,
             Err(error) => {
@@ -235,19 +333,20 @@ impl Log {
                 self.lost_in_all += self.batch.len() as u64;
             }
         }
+        settle(stage);
         self.batch.clear();
-        if self.batch.capacity() > 2 * BATCH_BYTES {
+        if self.batch.capacity() > 2 * self.batch_bytes {
             self.batch = Vec::new();
         }
     }
 
     /// Own rotation: `log` -> `log.1` -> … -> `log.N`, the last is dropped.
-    fn rotate_before(&mut self, length: u64) {
+    fn rotate_before(&mut self, length: u64, stage: Option<&mut Stage>) {
         let full = self.written + self.batch.len() as u64 + length > self.max_bytes;
         if self.max_bytes == 0 || !full || self.written + self.batch.len() as u64 == 0 {
             return;
         }
-        self.flush();
+        self.flush(stage);
         let numbered = |n: u32| match n {
             0 => self.path.clone(),
             n => PathBuf::from(format!("{}.{n}", self.path.display())),
@@ -268,6 +367,24 @@ impl Log {
             crate::complain!("berth-shim: open log {}: {error}", self.path.display());
         }
     }
+}
+
+/// Of a whole line.
+fn prefix(source: Source, at: i64) -> [u8; PREFIX_BYTES] {
+    let mut text = Vec::with_capacity(PREFIX_BYTES);
+    clock::rfc3339(at, &mut text);
+    text.extend_from_slice(match source {
+        Source::Stdout => b" stdout F ",
+        Source::Stderr => b" stderr F ",
+    });
+    let mut prefix = [b' '; PREFIX_BYTES];
+    prefix.iter_mut().zip(text).for_each(|(to, from)| *to = from);
+    prefix
+}
+
+fn settle(stage: Option<&mut Stage>) {
+    // What could fail is a page that is there, and memory that would be free.
+    stage.map_or(Ok(()), Stage::written).ok();
 }
 
 fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
@@ -296,7 +413,7 @@ mod tests {
             framer.feed(piece.as_bytes(), 0, &mut log);
         }
         framer.finish(0, &mut log);
-        log.flush();
+        log.flush(None);
         let stamp = "1970-01-01T00:00:00.000000000Z stdout";
         let expected = format!("{stamp} F ab\n{stamp} F c\n{stamp} F \n{stamp} P d\n");
         assert_eq!(written(dir.path(), "log"), expected);
@@ -311,7 +428,7 @@ mod tests {
         framer.feed(&long, 0, &mut log);
         framer.feed(b"\n", 0, &mut log);
         framer.feed(&[&long[..RECORD_BYTES + 1], b"\n"].concat(), 0, &mut log);
-        log.flush();
+        log.flush(None);
         let text = written(dir.path(), "log");
         let shape: Vec<_> =
             text.lines().map(|line| (line.split(' ').nth(2).unwrap(), line.len() - 40)).collect();
@@ -327,7 +444,7 @@ mod tests {
         for n in 0..12 {
             framer.feed(format!("line {n:04}\n").as_bytes(), 0, &mut log);
         }
-        log.flush();
+        log.flush(None);
         let all = ["log.2", "log.1", "log"].map(|name| written(dir.path(), name)).concat();
         let numbers: Vec<_> = all.lines().map(|line| line.rsplit(' ').next().unwrap()).collect();
         let expected: Vec<_> = (0..12).map(|n| format!("{n:04}")).collect();
@@ -336,7 +453,7 @@ mod tests {
         for n in 12..40 {
             framer.feed(format!("line {n:04}\n").as_bytes(), 0, &mut log);
         }
-        log.flush();
+        log.flush(None);
         assert!(!dir.path().join("log.3").exists());
     }
 
@@ -350,7 +467,7 @@ mod tests {
         assert!(log.reopen().is_err());
         assert!(!logs.exists());
         Framer::new(Source::Stdout).feed(b"still here\n", 0, &mut log);
-        log.flush();
+        log.flush(None);
         assert!(written(&dir.path().join("moved"), "log").contains("still here"));
     }
 
@@ -365,6 +482,7 @@ mod tests {
         framer.finish(0, &mut log);
         log.tell_dropped();
         log.tell_dropped();
+        log.flush(None);
         let text = written(dir.path(), "log");
         let shape: Vec<_> =
             text.lines().map(|line| (line.split(' ').nth(2).unwrap(), line.len() - 40)).collect();
@@ -381,7 +499,7 @@ mod tests {
         let full = v1::Log { path: "/dev/full".into(), ..v1::Log::default() };
         let mut log = Log::open(&full).unwrap();
         Framer::new(Source::Stdout).feed(b"0123456789\n", 0, &mut log);
-        log.flush();
+        log.flush(None);
         assert_eq!(log.lost_bytes(), 30 + 8 + 2 + 10 + 1);
     }
 }

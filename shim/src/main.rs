@@ -28,6 +28,7 @@ mod report;
 mod requests;
 mod run;
 mod server;
+mod stage;
 mod streams;
 mod supervise;
 mod watch;

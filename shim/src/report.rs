@@ -32,7 +32,9 @@ impl Supervisor {
     pub(crate) fn in_reserve(&self, status: &mut Status) -> Vec<OwnedFd> {
         let (Stage::Created { run, .. } | Stage::Running { run }) = &self.stage else { return Vec::new() };
         let init = run.pidfd.try_clone().ok().map(|fd| (Held::Init, fd));
-        let (kinds, fds): (Vec<_>, Vec<_>) = self.streams.held().into_iter().chain(init).unzip();
+        // In the order in which they were invented: a berthd of before knows the first of them only.
+        let all = self.streams.held().into_iter().chain(init).chain(self.streams.staged());
+        let (kinds, fds): (Vec<_>, Vec<_>) = all.unzip();
         status.held = kinds.into_iter().map(i32::from).collect();
         fds
     }

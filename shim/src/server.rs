@@ -28,7 +28,7 @@ const QUEUE: usize = 256;
 /// The most descriptors beside one request.
 const FDS: usize = 3;
 /// The most beside one of ours: a container's ends and its init.
-const SENT_FDS: usize = 5;
+const SENT_FDS: usize = 7;
 
 /// Binds the socket in the working directory, over one that a dead shim left.
 pub fn bind_here() -> io::Result<OwnedFd> {

@@ -1,21 +1,30 @@
 //! A container's streams between its pipes (or terminal), its log and those attached.
 
-use std::os::fd::OwnedFd;
+use std::{os::fd::OwnedFd, time::Duration};
 
 use berth_launch::v1::{status::Held, stdio::Stdin};
-use rustix::io::Errno;
+use rustix::{io::Errno, pipe::fcntl_setpipe_size};
 
 use crate::{
     attach::{Input, Sink},
-    clock,
+    clock, kernel,
     launch::Stdio,
-    log::{Framer, Log, Source},
+    log::{Flow, Framer, Log, Source},
+    stage::Stage,
 };
 
 /// So much is read at once: what a pipe's page holds. It is stack, which stays resident.
 const CHUNK_BYTES: usize = 4 * 1024;
+/// So much once it did not do, and so much may wait in the pipe then. Given back when it has done for a while again.
+const BULK_BYTES: usize = 64 * 1024;
+const BULK_PIPE_BYTES: usize = 128 * 1024;
+const PIPE_BYTES: usize = 64 * 1024;
+/// Bulk is let come together for so long: a wake for each line of it costs more than the line.
+const PAUSE: Duration = Duration::from_micros(200);
+const CALM: Duration = Duration::from_secs(1);
 /// So often an output is read that has more at once: others have their turn in between.
 const READS: usize = 16;
+const BULK_READS: usize = 4;
 /// Input that waits for the container to read it.
 const INPUT_BYTES: usize = 2 * 1024;
 
@@ -38,6 +47,10 @@ pub struct Streams {
     /// The last attached has ended its input: the container's ends once it has read what waits.
     close_asked: bool,
     stdin_mode: Stdin,
+    /// What bulk is read into, and when it was last needed.
+    bulk: Vec<u8>,
+    bulk_at: Duration,
+    paused_until: Option<Duration>,
     pub log: Log,
 }
 
@@ -56,6 +69,17 @@ pub fn inode(fd: &OwnedFd) -> u64 {
     rustix::fs::fstat(fd).map_or(0, |stat| stat.st_ino)
 }
 
+/// Without a free descriptor there is no reserve, which is no reason not to go on.
+fn copies<const N: usize>(ends: [(Held, Option<&OwnedFd>); N]) -> Vec<(Held, OwnedFd)> {
+    ends.into_iter().filter_map(|(held, fd)| Some((held, fd?.try_clone().ok()?))).collect()
+}
+
+impl Output {
+    fn staged(&self) -> Option<&OwnedFd> {
+        self.framer.stage.as_ref().map(Stage::file)
+    }
+}
+
 impl Streams {
     pub fn new(log: Log, stdin_mode: Stdin) -> Self {
         let output = |source| Output { fd: None, framer: Framer::new(source), sinks: Vec::new() };
@@ -68,6 +92,9 @@ impl Streams {
             input: Vec::new(),
             close_asked: false,
             stdin_mode,
+            bulk: Vec::new(),
+            bulk_at: Duration::ZERO,
+            paused_until: None,
             log,
         }
     }
@@ -82,7 +109,27 @@ impl Streams {
         self.stdout.fd = stdio.stdout;
         self.stderr.fd = stdio.stderr;
         self.tty = stdio.tty;
+        for output in [&mut self.stdout, &mut self.stderr] {
+            // A terminal is read at once, and what is in no log needs no place on the way to it.
+            if output.fd.is_some()
+                && self.log.is_kept()
+                && output.framer.stage.is_none()
+               
+            {
+                output.framer.stage = Some(Stage::new()?);
+            }
+        }
         Ok(())
+    }
+
+    /// Goes on with what a shim that was killed had read of its outputs.
+    pub fn resume(&mut self, staged: Vec<(Source, OwnedFd)>) {
+        for (source, file) in staged {
+            let (output, log) = self.output(source);
+            if let Err(error) = output.framer.resume(file, log) {
+                crate::complain!("berth-shim: what the shim before had read of {source:?}: {error}");
+            }
+        }
     }
 
     /// Copies of the ends, for whoever holds them in reserve. An input that will be closed is not among them.
@@ -94,68 +141,134 @@ impl Streams {
             (Held::Stderr, self.stderr.fd.as_ref()),
             (Held::Terminal, self.tty.as_ref()),
         ];
-        // Without a free descriptor there is no reserve, which is no reason not to go on.
-        ends.into_iter().filter_map(|(held, fd)| Some((held, fd?.try_clone().ok()?))).collect()
+        copies(ends)
+    }
+
+    /// Copies of what holds output on its way into the log.
+    pub fn staged(&self) -> Vec<(Held, OwnedFd)> {
+        copies([(Held::StagedStdout, self.stdout.staged()), (Held::StagedStderr, self.stderr.staged())])
     }
 
     /// Reads an output, as long as it has much to give: to the log and to those attached.
     pub fn pump(&mut self, source: Source) -> Read {
+        let mut reads = if self.bulk.is_empty() { READS } else { BULK_READS };
         let mut read = self.read(source);
-        for _ in 1..READS {
-            if read != Read::Full || !self.may_read(source) {
-                break;
-            }
+        while read == Read::Full && reads > 1 && self.may_read(source) {
+            self.expect(Flow::Bulk);
             read = self.read(source);
+            reads -= 1;
         }
-        self.log.flush();
+        if !self.bulk.is_empty() && read != Read::Full {
+            self.paused_until = Some(clock::monotonic() + PAUSE);
+        }
+        let (output, log) = self.output(source);
+        output.framer.flush(log);
         read
     }
 
+    fn output(&mut self, source: Source) -> (&mut Output, &mut Log) {
+        match source {
+            Source::Stdout => (&mut self.stdout, &mut self.log),
+            Source::Stderr => (&mut self.stderr, &mut self.log),
+        }
+    }
+
     fn read(&mut self, source: Source) -> Read {
-        let mut buffer = [0u8; CHUNK_BYTES];
-        let output = match source {
-            Source::Stdout => &mut self.stdout,
-            Source::Stderr => &mut self.stderr,
+        if self.bulk.is_empty() {
+            return self.read_into(source, &mut [0u8; CHUNK_BYTES]);
+        }
+        let mut bulk = std::mem::take(&mut self.bulk);
+        let read = self.read_into(source, &mut bulk);
+        self.bulk = bulk;
+        read
+    }
+
+    fn read_into(&mut self, source: Source, buffer: &mut [u8]) -> Read {
+        let tty = self.tty.take();
+        let (output, log) = self.output(source);
+        let length = match (&output.fd, &tty) {
+            (Some(pipe), _) => output.framer.take(pipe, buffer),
+            (None, Some(tty)) if source == Source::Stdout => rustix::io::read(tty, &mut *buffer),
+            (None, _) => {
+                self.tty = tty;
+                return Read::End;
+            }
         };
-        let from = match (&output.fd, &self.tty) {
-            (Some(fd), _) => fd,
-            (None, Some(tty)) if source == Source::Stdout => tty,
-            (None, _) => return Read::End,
-        };
-        let length = match rustix::io::read(from, &mut buffer) {
-            Ok(0) => 0,
+        let length = match length {
             Ok(length) => length,
-            Err(Errno::AGAIN | Errno::INTR) => return Read::Nothing,
+            Err(Errno::AGAIN | Errno::INTR) => {
+                self.tty = tty;
+                return Read::Nothing;
+            }
             // A terminal whose last holder has gone says EIO.
             Err(_) => 0,
         };
         let now = clock::now();
         if length == 0 {
-            output.framer.finish(now, &mut self.log);
+            output.framer.finish(now, log);
+            output.framer.flush(log);
             output.fd = None;
-            if source == Source::Stdout {
-                self.tty = None;
-            }
+            self.tty = tty.filter(|_| source == Source::Stderr);
             return Read::End;
         }
-        output.framer.feed(&buffer[..length], now, &mut self.log);
+        output.framer.feed(&buffer[..length], now, log);
         output.sinks.retain_mut(|sink| sink.take(&buffer[..length]));
-        if length == CHUNK_BYTES { Read::Full } else { Read::Some }
+        self.tty = tty;
+        if length > CHUNK_BYTES {
+            self.bulk_at = clock::monotonic();
+        }
+        if length == buffer.len() { Read::Full } else { Read::Some }
+    }
+
+    /// Much comes at once, or no longer.
+    fn expect(&mut self, flow: Flow) {
+        if self.bulk.is_empty() == (flow == Flow::Calm) {
+            return;
+        }
+        let pipe_bytes = match flow {
+            Flow::Calm => PIPE_BYTES,
+            Flow::Bulk => BULK_PIPE_BYTES,
+        };
+        for source in [Source::Stdout, Source::Stderr] {
+            let (output, log) = self.output(source);
+            output.framer.flush(log);
+            // A terminal has none to set, and what pipes of one user may hold in all has a bound: then as it is.
+            output.fd.as_ref().map(|pipe| fcntl_setpipe_size(pipe, pipe_bytes).ok());
+        }
+        self.log.expect(flow);
+        self.bulk_at = clock::monotonic();
+        self.bulk = match flow {
+            Flow::Calm => Vec::new(),
+            Flow::Bulk => vec![0; BULK_BYTES],
+        };
+    }
+
+    /// When `keep_time` has something to do.
+    pub fn due(&self) -> Option<Duration> {
+        let calm = (!self.bulk.is_empty()).then(|| self.bulk_at + CALM);
+        self.log.due().into_iter().chain(calm).chain(self.paused_until).min()
+    }
+
+    pub fn keep_time(&mut self, now: Duration) {
+        self.log.keep_time(now);
+        self.paused_until = self.paused_until.filter(|at| *at > now);
+        if !self.bulk.is_empty() && self.bulk_at + CALM <= now {
+            self.expect(Flow::Calm);
+            kernel::memory::give_back();
+        }
     }
 
     /// Ends the outputs of a run whose processes are gone, with what is still in them.
     pub fn close(&mut self) {
         for source in [Source::Stdout, Source::Stderr] {
             while matches!(self.pump(source), Read::Full | Read::Some) {}
-            let output = match source {
-                Source::Stdout => &mut self.stdout,
-                Source::Stderr => &mut self.stderr,
-            };
-            output.framer.finish(clock::now(), &mut self.log);
+            let (output, log) = self.output(source);
+            output.framer.finish(clock::now(), log);
+            output.framer.flush(log);
             output.fd = None;
         }
         self.log.tell_dropped();
-        self.log.flush();
+        self.log.flush(None);
         self.tty = None;
         self.stdin = None;
         self.input.clear();
@@ -248,7 +361,7 @@ impl Streams {
             Source::Stdout => &self.stdout,
             Source::Stderr => &self.stderr,
         };
-        !output.sinks.iter().any(Sink::is_full)
+        self.paused_until.is_none() && !output.sinks.iter().any(Sink::is_full)
     }
 
     /// Writes on to those attached.

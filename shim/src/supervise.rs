@@ -240,7 +240,7 @@ impl Supervisor {
         };
         let sinks = self.streams.sinks().filter(|sink| sink.is_waiting()).map(Sink::gives_up_at);
         let execs = self.execs.iter().filter_map(|exec| exec.deadline);
-        let due = self.kill_at.into_iter().chain(self.health_deadline()).chain(self.streams.log.due());
+        let due = self.kill_at.into_iter().chain(self.health_deadline()).chain(self.streams.due());
         let all = stage.into_iter().chain(due);
         all.chain(sinks).chain(execs).min()
     }
@@ -298,7 +298,7 @@ impl Supervisor {
         if self.streams.sinks().any(|sink| sink.is_waiting() && sink.gives_up_at() <= now) {
             self.streams.flush_sinks();
         }
-        self.streams.log.keep_time(now);
+        self.streams.keep_time(now);
         if self.kill_at.is_some_and(|at| at <= now) {
             self.kill_at = None;
             self.kill_all();

@@ -18,7 +18,7 @@ use super::{Fault, Launcher, Reserve, Result, Shim, ready, sealed};
 use crate::Error;
 
 /// The plan, and one of each kind.
-const FDS: usize = 6;
+const FDS: usize = 8;
 
 impl Launcher {
     /// Starts a shim that takes over what runs in `dir`. After an error the container is as it was.

@@ -34,7 +34,7 @@ use tokio::{
 const EVENTS: usize = 1024;
 
 /// The most descriptors beside a message of a shim's: a container's ends and its init.
-const FDS: usize = 5;
+const FDS: usize = 7;
 
 /// What a shim gave to hold for its successor.
 pub type Reserve = Vec<(Held, OwnedFd)>;

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use berth_launch::v1::status::Held;
 use tracing::{error, warn};
 
 use super::{
@@ -57,13 +58,14 @@ pub async fn take_over(
     reserve: Reserve,
 ) -> Result<Shim> {
     let dir = places.container_dir(id);
+    let output = match reserve.iter().any(|(held, _)| matches!(held, Held::StagedStdout | Held::StagedStderr))
+    {
+        true => "no output is lost",
+        false => "what it was reading of the output is lost",
+    };
     let adopted = rooms.launcher.adopt(&dir, reserve);
     let shim = rooms.timelines.timed(id.as_str(), "another shim takes over", adopted).await.map_err(told)?;
-    warn!(
-        container = %id,
-        log = record.log,
-        "its shim was killed, another took over; a line that was being read may lack its beginning"
-    );
+    warn!(container = %id, log = record.log, output, "its shim was killed, another took over");
     Ok(shim)
 }
 

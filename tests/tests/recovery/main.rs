@@ -7,6 +7,7 @@ mod faults;
 mod found;
 mod hang;
 mod memory;
+mod output;
 mod reboot;
 mod refusals;
 mod registry;
