@@ -9,21 +9,20 @@ mod adopt;
 mod birth;
 mod connection;
 mod dial;
+mod errand;
+mod program;
 
-use std::{
-    io,
-    os::fd::OwnedFd,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, os::fd::OwnedFd, path::Path, sync::Arc, time::Duration};
 
 use berth_launch::v1::{self as launch, birth::Outcome, reply::Result as Answer, request::Call};
 use prost::Message;
 use tokio::sync::broadcast::{self, error::RecvError};
 
 use self::connection::Connection;
-pub use self::connection::Reserve;
+pub use self::{
+    connection::{ExecEnd, Reserve},
+    program::Program,
+};
 use crate::{Error, Kind, error::Cause};
 
 /// Why a shim did not do what it was asked.
@@ -51,7 +50,7 @@ const CONNECT: &str = "connect to shim";
 /// Starts shims from one program.
 #[derive(Debug, Clone)]
 pub struct Launcher {
-    pub program: PathBuf,
+    pub program: Program,
     pub settle: Settle,
 }
 
@@ -110,7 +109,9 @@ impl Launcher {
                     .hint(format!("its log is {}", dir.join("shim.log").display())),
             )
         };
-        let birth = birth::birth(&self.program, mode, stdin, dir, |shim| (self.settle)(group, shim));
+        let program = self.program.executable().await;
+        let birth =
+            birth::birth(&self.program, &program, mode, stdin, dir, |shim| (self.settle)(group, shim));
         birth.await.map_err(Fault::Error)?.outcome.ok_or_else(died)
     }
 }
@@ -188,8 +189,13 @@ impl Shim {
     }
 
     /// Events from now on; `Err(Closed)` when the shim has gone.
-    pub fn events(&self) -> broadcast::Receiver<launch::Event> {
+    pub fn events(&self) -> broadcast::Receiver<Arc<launch::Event>> {
         self.0.events()
+    }
+
+    /// The end of an exec that is yet to be asked for.
+    pub fn exec_end(&self, exec_id: &str) -> ExecEnd {
+        self.0.exec_end(exec_id)
     }
 
     pub async fn start(&self) -> Result<launch::Status> {

@@ -17,13 +17,20 @@ use crate::kernel::clone::setns;
 /// # Errors
 /// The answer could not be sent.
 pub fn dial(netns: &str, port: u16) -> io::Result<()> {
-    let dialled = enter(netns).and_then(|()| connect(port));
-    let errno = match &dialled {
+    answer(enter(netns).and_then(|()| connect(port)))
+}
+
+/// Hands a descriptor over, or says why there is none.
+///
+/// # Errors
+/// The answer could not be sent.
+pub fn answer(brought: io::Result<impl AsFd>) -> io::Result<()> {
+    let errno = match &brought {
         Ok(_) => 0,
         Err(error) => error.raw_os_error().unwrap_or(libc::EIO),
     };
-    let socket = dialled.ok();
-    let fds: Vec<_> = socket.iter().map(AsFd::as_fd).collect();
+    let brought = brought.ok();
+    let fds: Vec<_> = brought.iter().map(AsFd::as_fd).collect();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     if !fds.is_empty() {

@@ -60,6 +60,7 @@ fn main() -> ExitCode {
         Some("container") => container(),
         Some("adopt") => adopt(),
         Some("dial") => dial(),
+        Some("lend") => told(dial::answer(own::mount())),
         Some("oneshot") => oneshot::create(),
         Some("oneshot-exec") => oneshot::exec(),
         Some("signal") => oneshot::signal(),
@@ -112,7 +113,11 @@ fn dial() -> ExitCode {
         crate::complain!("berth-shim: dial takes a network namespace and a port");
         return ExitCode::from(2);
     };
-    match dial::dial(&netns, port) {
+    told(dial::dial(&netns, port))
+}
+
+fn told(answer: std::io::Result<()>) -> ExitCode {
+    match answer {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             crate::complain!("berth-shim: answer: {error}");

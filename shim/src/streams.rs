@@ -111,11 +111,7 @@ impl Streams {
         self.tty = stdio.tty;
         for output in [&mut self.stdout, &mut self.stderr] {
             // A terminal is read at once, and what is in no log needs no place on the way to it.
-            if output.fd.is_some()
-                && self.log.is_kept()
-                && output.framer.stage.is_none()
-               
-            {
+            if output.fd.is_some() && self.log.is_kept() && output.framer.stage.is_none() {
                 output.framer.stage = Some(Stage::new()?);
             }
         }

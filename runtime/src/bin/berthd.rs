@@ -13,7 +13,7 @@ use berth::{
     cgroup,
     config::{CgroupDriver, Config, load},
     image,
-    launcher::Launcher,
+    launcher::{Launcher, Program},
     net,
     pod::{Handlers, Pods, Rooms, Timelines},
     streaming,
@@ -207,7 +207,7 @@ async fn open(config: &Config) -> Result<Rooms> {
             Arc::new(net::Network::open(&config.network, &config.handlers, dir).await?)
         },
         cgroups,
-        launcher: Launcher { program, settle: cgroup::systemd::adopt },
+        launcher: Launcher { program: Program::new(program), settle: cgroup::systemd::adopt },
         timelines: Timelines::default(),
         handlers: Handlers::find(&config.handlers).await?,
         config: config.daemon.clone(),

@@ -15,22 +15,24 @@ use prost::Message;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use tokio::{io::AsyncReadExt, process::Command};
 
+use super::program::{Executable, Program};
 use crate::{Error, Kind, Result, error::Cause};
 
 /// A birth that takes longer hangs on a dead disk or network file system.
 const BIRTH: Duration = Duration::from_secs(60);
 
-/// Starts `program mode` on `stdin`, brings it to its place, and gives what it says. Whoever stays is reaped by a task of
+/// Starts `program mode`, by what is executed for it, on `stdin`, brings it to its place, and gives what it says. Whoever stays is reaped by a task of
 /// its own.
 pub async fn birth(
-    program: &Path,
+    program: &Program,
+    executable: &Executable,
     mode: &str,
     stdin: OwnedFd,
     dir: &Path,
     settle: impl FnOnce(u32) -> Result<()>,
 ) -> Result<Birth> {
     const OP: &str = "start shim";
-    let shown = || program.display().to_string();
+    let shown = || program.path().display().to_string();
     let path = dir.join("shim.log");
     let log = File::options()
         .append(true)
@@ -38,7 +40,8 @@ pub async fn birth(
         .open(&path)
         .map_err(|error| Error::io("open shim's log", path.display().to_string(), error))?;
     let fault = std::env::var_os(fault::VARIABLE).filter(|_| cfg!(debug_assertions));
-    let mut child = Command::new(program)
+    let mut child = Command::new(&executable.path)
+        .arg0(program.path())
         .arg(mode)
         .env_clear()
         .envs(fault.map(|fault| (fault::VARIABLE, fault)))

@@ -1,18 +1,19 @@
 //! One SOCK_SEQPACKET connection: a task sends requests and sorts what comes back.
 
 use std::{
+    cell::RefCell,
     collections::HashMap,
     io::{self, IoSlice, IoSliceMut},
     mem::MaybeUninit,
     os::fd::{AsFd, AsRawFd, OwnedFd},
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use berth_launch::{
     PACKET_BYTES, SOCKET,
     v1::{
-        Event, FromShim, Request, Status, event,
+        Event, ExecExited, FromShim, Request, Status, event,
         from_shim::Message as FromShimMessage,
         reply::Result as Answer,
         request::Call,
@@ -30,8 +31,9 @@ use tokio::{
     sync::{broadcast, mpsc, oneshot},
 };
 
-/// Events that a slow listener may have before it; each is small and rare.
-const EVENTS: usize = 1024;
+/// Changes that a slow listener may have before it. It may miss older ones: the newest says how things are. Their room is there
+/// from the start, once for each container.
+const EVENTS: usize = 16;
 
 /// The most descriptors beside a message of a shim's: a container's ends and its init.
 const FDS: usize = 7;
@@ -39,12 +41,37 @@ const FDS: usize = 7;
 /// What a shim gave to hold for its successor.
 pub type Reserve = Vec<(Held, OwnedFd)>;
 
+/// Who waits for the end of what was executed, by its id.
+type Execs = Arc<Mutex<HashMap<String, oneshot::Sender<ExecExited>>>>;
+
+/// The end of something executed, to be waited for: no other event can come before it.
+#[derive(Debug)]
+pub struct ExecEnd {
+    id: String,
+    execs: Execs,
+    ended: oneshot::Receiver<ExecExited>,
+}
+
+impl ExecEnd {
+    /// None: the shim has gone.
+    pub async fn told(mut self) -> Option<ExecExited> {
+        (&mut self.ended).await.ok()
+    }
+}
+
+impl Drop for ExecEnd {
+    fn drop(&mut self) {
+        lock(&self.execs).remove(&self.id);
+    }
+}
+
 type Reply = (Answer, Option<OwnedFd>);
 
 #[derive(Debug)]
 pub struct Connection {
     calls: mpsc::Sender<Asked>,
-    events: broadcast::Receiver<Event>,
+    events: broadcast::Receiver<Arc<Event>>,
+    execs: Execs,
     status: Arc<Mutex<Status>>,
     reserve: Arc<Mutex<Reserve>>,
     /// The shim's process, if it was there still when it was asked for.
@@ -80,9 +107,15 @@ impl Connection {
         let (calls, asked) = mpsc::channel(64);
         let (sender, events) = broadcast::channel(EVENTS);
         let status = Arc::new(Mutex::new(Status::default()));
-        let reserve = Arc::default();
-        tokio::spawn(carry(socket, asked, sender, Arc::clone(&status), Arc::clone(&reserve)));
-        Ok(Self { calls, events, status, reserve, peer })
+        let (reserve, execs) = (Arc::default(), Execs::default());
+        let told = Told {
+            events: sender,
+            execs: Arc::clone(&execs),
+            status: Arc::clone(&status),
+            reserve: Arc::clone(&reserve),
+        };
+        tokio::spawn(carry(socket, asked, told));
+        Ok(Self { calls, events, execs, status, reserve, peer })
     }
 
     /// Sends a request and waits for its answer; none when the shim has gone.
@@ -97,8 +130,15 @@ impl Connection {
         }
     }
 
-    pub fn events(&self) -> broadcast::Receiver<Event> {
+    pub fn events(&self) -> broadcast::Receiver<Arc<Event>> {
         self.events.resubscribe()
+    }
+
+    /// To be asked for before the exec is: its end may come with the answer.
+    pub fn exec_end(&self, id: &str) -> ExecEnd {
+        let (sender, ended) = oneshot::channel();
+        lock(&self.execs).insert(id.to_owned(), sender);
+        ExecEnd { id: id.to_owned(), execs: Arc::clone(&self.execs), ended }
     }
 
     pub fn status(&self) -> Status {
@@ -126,39 +166,57 @@ impl Connection {
     }
 }
 
-/// Until either end has gone. What waits for an answer then learns it by its dropped sender.
-async fn carry(
-    socket: AsyncFd<OwnedFd>,
-    asked: mpsc::Receiver<Asked>,
-    events: broadcast::Sender<Event>,
+/// Whom the shim's words reach.
+struct Told {
+    events: broadcast::Sender<Arc<Event>>,
+    execs: Execs,
     status: Arc<Mutex<Status>>,
     reserve: Arc<Mutex<Reserve>>,
-) {
+}
+
+impl Told {
+    fn event(&self, event: Event, fds: Vec<OwnedFd>) {
+        note(&self.status, &event);
+        match event.event {
+            Some(event::Event::ExecExited(exited)) => {
+                let waits = lock(&self.execs).remove(&exited.exec_id);
+                // Whoever started it may have left.
+                waits.map(|waits| waits.send(exited).ok());
+                return;
+            }
+            Some(event::Event::Changed(ref status)) => hold(&self.reserve, status, fds),
+            Some(event::Event::Exited(_)) | None => {}
+        }
+        // Nobody need listen.
+        self.events.send(Arc::new(event)).ok();
+    }
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        lock(&self.execs).clear();
+    }
+}
+
+/// Until either end has gone. What waits for an answer then learns it by its dropped sender.
+async fn carry(socket: AsyncFd<OwnedFd>, asked: mpsc::Receiver<Asked>, told: Told) {
     let mut waiting: HashMap<u64, oneshot::Sender<Reply>> = HashMap::new();
     // Let go before those who wait: who hears that no reply comes finds the shim gone.
     let mut asked = asked;
     let mut seq = 0;
-    let mut buffer = vec![0; PACKET_BYTES];
     loop {
         tokio::select! {
-            received = receive(&socket, &mut buffer) => match received {
+            received = receive(&socket) => match received {
                 Some((FromShimMessage::Reply(reply), mut fds)) => {
                     if let Some(Answer::Status(status)) = &reply.result && !status.held.is_empty() {
-                        hold(&reserve, status, std::mem::take(&mut fds));
+                        hold(&told.reserve, status, std::mem::take(&mut fds));
                     }
                     if let (Some(waits), Some(answer)) = (waiting.remove(&reply.seq), reply.result) {
                         // Whoever asked may have stopped waiting.
                         waits.send((answer, fds.into_iter().next())).ok();
                     }
                 }
-                Some((FromShimMessage::Event(event), fds)) => {
-                    note(&status, &event);
-                    if let Some(event::Event::Changed(status)) = &event.event {
-                        hold(&reserve, status, fds);
-                    }
-                    // Nobody need listen.
-                    events.send(event).ok();
-                }
+                Some((FromShimMessage::Event(event), fds)) => told.event(event, fds),
                 None => return,
             },
             request = asked.recv() => match request {
@@ -175,6 +233,10 @@ async fn carry(
             },
         }
     }
+}
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn note(status: &Mutex<Status>, event: &Event) {
@@ -195,27 +257,34 @@ fn hold(reserve: &Mutex<Reserve>, status: &Status, fds: Vec<OwnedFd>) {
     *reserve.lock().unwrap_or_else(PoisonError::into_inner) = status.held().zip(fds).collect();
 }
 
-async fn receive(socket: &AsyncFd<OwnedFd>, buffer: &mut [u8]) -> Option<(FromShimMessage, Vec<OwnedFd>)> {
-    let received = socket
-        .async_io(tokio::io::Interest::READABLE, |socket| {
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS))];
-            let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-            let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-            let message =
-                rustix::net::recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut ancillary, flags)?;
-            let mut fds = Vec::new();
-            for message in ancillary.drain() {
-                if let RecvAncillaryMessage::ScmRights(received) = message {
-                    fds.extend(received);
-                }
+thread_local! {
+    /// One for all: a packet is decoded before anything else is read, and most containers are silent.
+    static PACKET: RefCell<Vec<u8>> = RefCell::new(vec![0; PACKET_BYTES]);
+}
+
+/// None: the shim has gone, or said what nobody understands.
+async fn receive(socket: &AsyncFd<OwnedFd>) -> Option<(FromShimMessage, Vec<OwnedFd>)> {
+    let read = |socket: &OwnedFd, buffer: &mut [u8]| {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+        let message = rustix::net::recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut ancillary, flags)?;
+        let mut fds = Vec::new();
+        for message in ancillary.drain() {
+            if let RecvAncillaryMessage::ScmRights(received) = message {
+                fds.extend(received);
             }
-            Ok((message.bytes, fds))
-        })
-        .await;
-    match received {
-        Ok((0, _)) | Err(_) => None,
-        Ok((length, fds)) => Some((FromShim::decode(&buffer[..length]).ok()?.message?, fds)),
-    }
+        }
+        let message = match message.bytes {
+            0 => None,
+            length => FromShim::decode(&buffer[..length]).ok().and_then(|packet| packet.message),
+        };
+        Ok(message.map(|message| (message, fds)))
+    };
+    let interest = tokio::io::Interest::READABLE;
+    let received =
+        socket.async_io(interest, |socket| PACKET.with_borrow_mut(|buffer| read(socket, buffer))).await;
+    received.ok().flatten()
 }
 
 async fn send(socket: &AsyncFd<OwnedFd>, bytes: &[u8], fds: &[OwnedFd]) -> io::Result<()> {

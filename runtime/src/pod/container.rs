@@ -189,7 +189,7 @@ fn prepare(
     fault::point("container.held");
     let image_volumes = image_volumes::hold(rooms, id, record, &dir.join("empty"))?;
     let (scope, group) = timelines.timed_here(id.as_str(), "make cgroup", || {
-        let scope = systemd::begin(&rooms.cgroups, &record.cgroup_path, &rooms.launcher.program)?;
+        let scope = systemd::begin(&rooms.cgroups, &record.cgroup_path, rooms.launcher.program.path())?;
         let group = rooms.cgroups.create(&record.cgroup_path, &resources::limits(&config, &options))?;
         Ok((scope, group))
     })?;

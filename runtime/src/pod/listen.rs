@@ -1,5 +1,7 @@
 //! What a container's shim says, passed on to its pod's task.
 
+use std::sync::Arc;
+
 use berth_launch::v1::{self as launch, event};
 use tokio::sync::{broadcast::error::RecvError, mpsc};
 use tracing::info;
@@ -25,7 +27,7 @@ pub fn listen(shim: &Shim, id: ContainerId, run: u64, to: mpsc::Sender<Command>)
     tokio::spawn(async move {
         loop {
             let happening = match events.recv().await {
-                Ok(event) => Happening::Event(event),
+                Ok(event) => Happening::Event(Arc::unwrap_or_clone(event)),
                 // Some were missed; the shim's last word, or its end, is still to come.
                 Err(RecvError::Lagged(_)) => continue,
                 Err(RecvError::Closed) => Happening::Gone,

@@ -82,7 +82,7 @@ async fn try_make(rooms: &Rooms, places: &Places, id: &PodId, record: &mut PodRe
         place::make(&dir)?;
         match shares_pid {
             true => {
-                let scope = systemd::begin(&cgroups, &path, &shim)?;
+                let scope = systemd::begin(&cgroups, &path, shim.path())?;
                 let group = cgroups.create(&path, &Default::default())?;
                 // It opens nothing; who takes it over in a shared PID namespace is to have no more than a container.
                 let program = group.allow_devices(&Default::default())?;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use berth_launch::v1::{self as launch, Step, event};
-use tokio::sync::{broadcast::error::RecvError, oneshot};
+use berth_launch::v1::{self as launch, Step};
+use tokio::sync::oneshot;
 
 use super::{ContainerState, Ends, ExecHandle, Pods, container::held_capabilities, told};
 use crate::{
@@ -36,7 +36,7 @@ impl Pods {
             "" => (process, Vec::new()),
             _ => oci::exec_by_runtime(&view.spec, process, &exec_id, held_capabilities())?,
         };
-        let mut events = shim.events();
+        let end = shim.exec_end(&exec_id);
         let asked = launch::Exec {
             exec_id: exec_id.clone(),
             process: Some(process),
@@ -47,19 +47,12 @@ impl Pods {
         };
         let (_, tty) = self.answered(EXEC, container, &shim, shim.exec(asked, ends).await).await?;
         let (exited, exit) = oneshot::channel();
-        let (id, pods, container) = (exec_id.clone(), self.clone(), container.clone());
+        let (pods, container) = (self.clone(), container.clone());
         tokio::spawn(async move {
-            // The connection is held as long as somebody waits for the exit: events come by it.
-            let told = loop {
-                match events.recv().await {
-                    Ok(launch::Event { event: Some(event::Event::ExecExited(told)) })
-                        if told.exec_id == id =>
-                    {
-                        break Ok(told);
-                    }
-                    Ok(_) | Err(RecvError::Lagged(_)) => {}
-                    Err(RecvError::Closed) => break Err(pods.why_gone(EXEC, &container, &shim).await),
-                }
+            // The connection is held as long as somebody waits for the exit, which comes by it.
+            let told = match end.told().await {
+                Some(told) => Ok(told),
+                None => Err(pods.why_gone(EXEC, &container, &shim).await),
             };
             // Whoever started it may have left.
             exited.send(told).ok();

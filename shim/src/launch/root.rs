@@ -7,7 +7,7 @@ use std::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
-    path::{Component, Path, PathBuf},
+    path::{Component, Path},
 };
 
 use rustix::{
@@ -48,28 +48,22 @@ impl Root {
 
     /// Opens a directory, making what is missing of it with mode 0755.
     pub fn make_directories(&self, path: &Path) -> rustix::io::Result<OwnedFd> {
-        let mut so_far = PathBuf::new();
-        let mut here = self.open(Path::new("/"), OFlags::PATH | OFlags::DIRECTORY)?;
-        for component in path.components() {
-            let name = match component {
-                Component::RootDir | Component::CurDir | Component::Prefix(_) => continue,
-                Component::ParentDir => OsStr::new(".."),
-                Component::Normal(name) => name,
-            };
-            so_far.push(name);
-            here = match self.open(&so_far, OFlags::PATH | OFlags::DIRECTORY) {
-                Err(Errno::NOENT) => {
-                    // A dangling link has the name already: EXIST, and the second open says why.
-                    match mkdirat(&here, name, Mode::from(0o755)) {
-                        Ok(()) | Err(Errno::EXIST) => {}
-                        Err(errno) => return Err(errno),
-                    }
-                    self.open(&so_far, OFlags::PATH | OFlags::DIRECTORY)?
-                }
-                other => other?,
-            };
+        let open = || self.open(path, OFlags::PATH | OFlags::DIRECTORY);
+        let mut above = path.components();
+        // Most is there: looked for from the end, each that is there takes one call.
+        let last = match (open(), above.next_back()) {
+            (Err(Errno::NOENT), Some(last)) => last,
+            (opened, _) => return opened,
+        };
+        let above = self.make_directories(above.as_path())?;
+        if let Component::Normal(name) = last {
+            // A dangling link has the name already: EXIST, and the second open says why.
+            match mkdirat(&above, name, Mode::from(0o755)) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(errno) => return Err(errno),
+            }
         }
-        Ok(here)
+        open()
     }
 
     /// Opens a file of any kind, making an empty one, and the directories above it, where it is missing.
@@ -122,6 +116,27 @@ mod tests {
     };
 
     use super::*;
+
+    #[test]
+    fn what_is_missing_is_made_where_the_container_would_see_it() {
+        let top = tempfile::tempdir().unwrap();
+        let top = top.path();
+        fs::create_dir_all(top.join("root/there")).unwrap();
+        std::os::unix::fs::symlink("/elsewhere", top.join("root/dangling")).unwrap();
+        std::os::unix::fs::symlink("/there", top.join("root/link")).unwrap();
+        fs::write(top.join("root/file"), "").unwrap();
+        let root = Root::new(fs::File::open(top.join("root")).unwrap().into());
+        let make = |path: &str| root.make_directories(Path::new(path)).map(drop);
+        for path in ["/", "", "there", "/there/a/b", "new/../new/c", "/link/d", "../../outside/e"] {
+            assert_eq!(make(path), Ok(()), "{path}");
+        }
+        for path in ["there/a/b", "new/c", "there/d", "outside/e"] {
+            assert!(top.join("root").join(path).is_dir(), "{path}");
+        }
+        assert_eq!(make("dangling/f"), Err(Errno::NOENT));
+        assert_eq!(make("file/g"), Err(Errno::NOTDIR));
+        assert!(!top.join("outside").exists() && !top.join("root/elsewhere").exists());
+    }
 
     #[test]
     fn ways_up_are_found_while_others_rename() {

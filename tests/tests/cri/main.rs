@@ -3,12 +3,14 @@
 mod cni;
 mod cni_handlers;
 mod containers;
+mod cost;
 mod devices;
 mod errors;
 mod handlers;
 mod hostile;
 mod limits;
 mod logs;
+mod memory;
 mod namespaces;
 mod network;
 mod node;
