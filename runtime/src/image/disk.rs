@@ -86,13 +86,13 @@ pub(super) fn free_bytes(path: &Path) -> Result<u64> {
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
-/// Bytes and number of the files right in a directory.
-pub(super) fn files_in(directory: &Path) -> Result<(u64, u64)> {
+/// Bytes of the files right in a directory.
+pub(super) fn content_of(directory: &Path) -> Result<u64> {
     let fail = |error| Error::io("measure", directory.display().to_string(), error);
-    let mut found = (0, 0);
+    let mut found = 0;
     for file in fs::read_dir(directory).map_err(fail)? {
         match file.map_err(fail)?.metadata() {
-            Ok(metadata) => found = (found.0 + metadata.len(), found.1 + 1),
+            Ok(metadata) => found += metadata.len(),
             // Complete, and a layer's now.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(fail(error)),

@@ -168,7 +168,7 @@ fn find_room(inner: &Inner, offer: &Offer) -> Result<()> {
             .collect();
         absent.values().map(|descriptor| descriptor.size).fold(0, u64::saturating_add)
     };
-    let (half, _) = disk::files_in(&inner.places.partial)?;
+    let half = disk::content_of(&inner.places.partial)?;
     let (wanted, free) = (wanted.saturating_sub(half), disk::free_bytes(&inner.places.root)?);
     if wanted <= free {
         return Ok(());

@@ -12,7 +12,7 @@ use std::{
     fs::File,
     io::{self, Read},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use tokio::sync::watch;
@@ -24,6 +24,7 @@ use super::{
     store::{BLOB, Inner, Layer},
     tape::{self, Tape},
     unpack::{self, Keep, Unpacked},
+    used,
 };
 use crate::{Error, Kind, Result};
 
@@ -227,6 +228,7 @@ impl Inner {
                 bytes: written.bytes,
                 inodes: written.inodes,
                 tape,
+                used: OnceLock::new(),
             };
             claims.push(claim);
             layers.push((scratch, layer));
@@ -259,6 +261,7 @@ impl Inner {
             .map_err(|error| Error::io("sync layers", self.places.tmp.display().to_string(), error))?;
         let mut settled = Vec::new();
         for (scratch, layer) in layers {
+            let layer = Layer { used: OnceLock::from(used::note(scratch.path())?), ..layer };
             scratch.settle(&self.layer(&layer))?;
             settled.push(Arc::new(layer));
         }

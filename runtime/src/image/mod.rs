@@ -43,6 +43,7 @@ mod tests;
 mod tries;
 mod trust;
 mod unpack;
+mod used;
 mod verify;
 
 use std::{
@@ -53,6 +54,7 @@ use std::{
 
 use tokio::sync::mpsc;
 
+pub use self::used::{Used, walk};
 use self::{install::blocking, store::Inner};
 use crate::{Error, Result, config};
 
@@ -272,7 +274,7 @@ impl Store {
         blocking("prune images", move || inner.prune(unused)).await
     }
 
-    /// What images and downloads take.
+    /// What images and downloads take on the disk.
     pub async fn shares(&self) -> Result<(Share, Share)> {
         let inner = Arc::clone(&self.inner);
         blocking("measure images", move || inner.shares()).await
@@ -293,6 +295,7 @@ impl Store {
         self.inner.read().holds.keys().cloned().collect()
     }
 
+    /// What the store takes, all that is in its directory, as du counts. Blocks, for a moment: layers are not walked.
     pub fn usage(&self) -> Result<FsUsage> {
         self.inner.usage()
     }

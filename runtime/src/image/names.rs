@@ -34,7 +34,6 @@ impl Inner {
             let path = self.blob(digest);
             if !fs::read(&path).is_ok_and(|there| there == *bytes) {
                 disk::write(&path, bytes)?;
-                self.add_document_bytes(bytes.len() as u64);
             }
         }
         Ok(())
@@ -53,7 +52,6 @@ impl Inner {
                 continue;
             }
             disk::write_durably(&path, bytes)?;
-            self.add_document_bytes(bytes.len() as u64);
         }
         disk::sync_directory(&self.places.blobs)?;
         let mut images = self.read().images.clone();

@@ -4,7 +4,7 @@
 use std::{
     fs, io,
     path::Path,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, SystemTime},
 };
 
@@ -16,6 +16,7 @@ use super::{
     disk,
     document::{self, Document},
     store::{Entry, Hold, HoldRecord, Layer, Names, Places, Record, State},
+    used,
 };
 use crate::{Error, Kind, Result, config};
 
@@ -84,7 +85,8 @@ pub(super) fn read_layers(places: &Places, state: &mut State) -> Result<()> {
                     && has_what_is_beside(&path, &layer)
                     && !state.layers.contains_key(&layer.diff_id) =>
             {
-                state.layers.insert(layer.diff_id.clone(), Arc::new(layer));
+                let used = used::noted(&path).map(OnceLock::from).unwrap_or_default();
+                state.layers.insert(layer.diff_id.clone(), Arc::new(Layer { used, ..layer }));
             }
             (layer, _) => {
                 let error =

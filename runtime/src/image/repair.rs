@@ -1,6 +1,10 @@
 //! Puts right what a check found: from what the store has, else from the registry, and only what is damaged.
 
-use std::{fs, io, path::PathBuf, sync::Arc};
+use std::{
+    fs, io,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+};
 
 use tokio::sync::watch;
 use tracing::info;
@@ -141,7 +145,7 @@ impl Inner {
     /// newer one counts.
     fn replace(&self, old: &Layer, tape: Option<Tape>, fresh: Scratch, before: &fs::File) -> Result<()> {
         self.unheld(old)?;
-        let layer = Layer { number: self.next_number(), tape, ..old.clone() };
+        let layer = Layer { number: self.next_number(), tape, used: OnceLock::new(), ..old.clone() };
         let settled = self.settle(vec![(fresh, layer)], before)?;
         let Some(settled) = settled.first().cloned() else {
             return Err(Error::new(Kind::Internal, OP, old.diff_id.to_string()));

@@ -6,7 +6,7 @@
 //!   names.json.old    the one before, for the day that it can't be read
 //!   reserve           room for removals on a full disk
 //!   blobs/<hex>       manifests and configs
-//!   layers/<number>/  fs/ unpacked, tape or blob, layer.json; short numbers keep overlay options short
+//!   layers/<number>/  fs/ unpacked, tape or blob, layer.json, used; short numbers keep overlay options short
 //!   holds/<holder>    who uses which layers
 //!   partial/          blobs half fetched, for the next pull to go on with; swept at open when old
 //!   tmp/              everything else unfinished; swept at open
@@ -20,7 +20,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 use serde::{Deserialize, Serialize};
@@ -35,6 +35,7 @@ use super::{
     pieces::Allowance,
     pull::Pulls,
     tape::{self, Tape},
+    used::{self, Used},
 };
 use crate::{Error, Kind, Result, config};
 
@@ -78,8 +79,6 @@ pub(super) struct State {
     /// Layers being made; the channel closes when the maker is through.
     pub(super) claims: HashMap<Digest, Busy>,
     pub(super) next_layer: u64,
-    /// Bytes of blobs/.
-    pub(super) documents_bytes: u64,
 }
 
 /// An image in names.json.
@@ -114,6 +113,9 @@ pub(super) struct Layer {
     /// What is beside the files; None: the blob.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) tape: Option<Tape>,
+    /// On the disk; beside the record, since it is known only when that is on the disk.
+    #[serde(skip)]
+    pub(super) used: OnceLock<Used>,
 }
 
 impl Layer {
@@ -125,7 +127,7 @@ impl Layer {
         }
     }
 
-    /// What it takes on the disk.
+    /// Of its files, and of what is beside them.
     pub(super) fn all_bytes(&self) -> u64 {
         self.bytes + self.beside().1
     }
@@ -295,52 +297,42 @@ impl Inner {
                 .flat_map(|record| [record.id.hex().to_owned(), record.manifest.hex().to_owned()])
                 .collect()
         };
-        let mut bytes = 0;
         for file in fs::read_dir(&self.places.blobs).map_err(fail)? {
             let file = file.map_err(fail)?;
-            if used.contains(&*file.file_name().to_string_lossy()) {
-                bytes += file.metadata().map_err(fail)?.len();
-            } else {
+            if !used.contains(&*file.file_name().to_string_lossy()) {
                 fs::remove_file(file.path()).map_err(fail)?;
             }
         }
-        self.write().documents_bytes = bytes;
         Ok(())
     }
 
-    pub(super) fn add_document_bytes(&self, bytes: u64) {
-        self.write().documents_bytes += bytes;
-    }
-
-    /// What the images take, with what is on its way; counted as it was written, and the reserve left out.
+    /// What the store takes, as du counts: the few files beside the layers are looked at, of layers is known what they take,
+    /// and what is on its way or goes is walked.
     pub(super) fn usage(&self) -> Result<FsUsage> {
-        let (partial_bytes, partial_inodes) = self.unfinished()?;
-        let state = self.read();
-        let layers = state.layers.values();
-        let (bytes, inodes) = layers.fold((state.documents_bytes, 0), |(bytes, inodes), layer| {
-            // The directory, its record and its tape or blob come on top of what was unpacked.
-            (bytes + layer.all_bytes(), inodes + layer.inodes + 3)
-        });
-        let records = 2 * state.images.len() as u64 + state.holds.len() as u64 + 6;
-        Ok(FsUsage {
-            mountpoint: self.places.root.clone(),
-            used_bytes: bytes + partial_bytes,
-            inodes_used: inodes + records + partial_inodes,
-        })
+        let Places { root, blobs, layers, holds, partial, tmp, .. } = &self.places;
+        let mut used = used::itself(layers)?;
+        for directory in [root, blobs, holds, partial] {
+            used += used::flat(directory)?;
+        }
+        used += used::tree(tmp)?;
+        let known: Vec<Arc<Layer>> = self.read().layers.values().cloned().collect();
+        for layer in known {
+            used += self.used_by(&layer)?;
+        }
+        Ok(FsUsage { mountpoint: root.clone(), used_bytes: used.bytes, inodes_used: used.inodes })
     }
 
-    /// Bytes and files of downloads, half and whole, that are no layers yet.
-    pub(super) fn unfinished(&self) -> Result<(u64, u64)> {
-        let (mut bytes, mut files) = disk::files_in(&self.places.partial)?;
-        let fail = |error| Error::io("measure", self.places.tmp.display().to_string(), error);
-        for bench in fs::read_dir(&self.places.tmp).map_err(fail)? {
-            // A bench may be through, and gone, by now.
-            if let Ok(blob) = fs::symlink_metadata(bench.map_err(fail)?.path().join(BLOB)) {
-                bytes += blob.len();
-                files += 1;
-            }
+    /// What a layer takes. Walks one that an older berthd made, or whose note was lost, once.
+    pub(super) fn used_by(&self, layer: &Layer) -> Result<Used> {
+        if let Some(used) = layer.used.get() {
+            return Ok(*used);
         }
-        Ok((bytes, files))
+        match used::note(&self.layer(layer)) {
+            Ok(used) => Ok(*layer.used.get_or_init(|| used)),
+            // Removed meanwhile.
+            Err(_) if !self.layer(layer).exists() => Ok(Used::default()),
+            Err(error) => Err(error),
+        }
     }
 }
 

@@ -13,3 +13,4 @@ mod records;
 mod server;
 mod signed;
 mod tapes;
+mod used;

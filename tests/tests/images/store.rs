@@ -1,6 +1,6 @@
 //! The store: what is listed, removed, counted.
 
-use std::path::Path;
+use std::{path::Path, process::Command};
 
 use berth_cri::v1 as cri;
 use berth_tests::{BOUND, Daemon, asked, images, until};
@@ -109,6 +109,12 @@ fn the_file_system_of_images_is_counted() {
     daemon.load_layered();
     let after = used();
     assert!(after.0 > before.0 + 100_000 && after.1 > before.1 + 50, "{before:?} {after:?}");
+    let du = |flag: &str| -> u64 {
+        let run = Command::new("du").args(["--summarize", flag]).arg(daemon.root().join("images")).output();
+        let said = String::from_utf8(run.unwrap().stdout).unwrap();
+        said.split_whitespace().next().unwrap().parse().unwrap()
+    };
+    assert_eq!(after, (du("--block-size=1"), du("--inodes")));
 }
 
 #[test]

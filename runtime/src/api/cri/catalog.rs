@@ -226,8 +226,8 @@ pub(super) mod tests {
 
     use super::*;
     use crate::{
-        api::cri::layers::Used,
         cgroup::{HugePages, Stall},
+        image::Used,
     };
 
     /// A host that tells everything, each value another.

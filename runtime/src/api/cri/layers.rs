@@ -5,27 +5,21 @@
 //! ```
 
 use std::{
-    collections::{HashMap, HashSet},
-    ffi::OsStr,
-    os::{fd::OwnedFd, unix::ffi::OsStrExt},
+    collections::HashMap,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use berth_cri::v1 as cri;
-use rustix::{
-    fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, openat2, statat},
-    io::Errno,
-};
 use tokio::sync::watch;
 use tracing::debug;
 
 use crate::{
     Error, Kind, Result,
     api::now,
-    error::Cause,
     id::ContainerId,
+    image::{Used, walk},
     pod::{Client, ContainerState, Pods},
 };
 
@@ -38,8 +32,6 @@ const WALK_WITHIN: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_secs(5);
 /// Many changes at once are one. Short, since a container is to have a measurement soon after its start.
 const PAUSE: Duration = Duration::from_millis(5);
-/// Longer paths begin anew at a directory of their own, below what openat2(2) takes.
-const LONG: usize = 2048;
 
 /// What one container has written, as du counts.
 #[derive(Debug, Clone, PartialEq)]
@@ -49,12 +41,6 @@ pub(super) struct Layer {
     /// The file system, by the directory that ImageFsInfo names too.
     pub mountpoint: PathBuf,
     pub used: Used,
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(in crate::api) struct Used {
-    pub(in crate::api) bytes: u64,
-    pub(super) inodes: u64,
 }
 
 /// The last measurements, one per running container.
@@ -85,10 +71,8 @@ impl Layers {
 
     /// All of them together.
     pub(super) fn whole(&self, mountpoint: PathBuf) -> cri::FilesystemUsage {
-        let used = self.lock().values().filter_map(|entry| entry.layer.as_ref()).fold(
-            Used::default(),
-            |sum, layer| Used { bytes: sum.bytes + layer.used.bytes, inodes: sum.inodes + layer.used.inodes },
-        );
+        let used =
+            self.lock().values().filter_map(|entry| entry.layer.as_ref()).map(|layer| layer.used).sum();
         message(Layer { at: now(), mountpoint, used })
     }
 
@@ -156,102 +140,9 @@ impl Layers {
     }
 }
 
-/// Adds up what is below. The container changes it meanwhile and may mean harm: no link is followed, no mount entered.
-pub(in crate::api) fn walk(root: &Path, until: Instant) -> Result<Used> {
-    let failed = |errno: Errno| Error::io("measure layer", root.display().to_string(), errno);
-    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let top = rustix::fs::open(root, flags, Mode::empty()).map_err(failed)?;
-    let mut used = Used::default();
-    let mut linked = HashSet::new();
-    let mut open: Vec<(Arc<OwnedFd>, PathBuf)> = vec![(Arc::new(top), PathBuf::from("."))];
-    while let Some((base, below)) = open.pop() {
-        let safe = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-        let here = match openat2(&*base, &below, flags, Mode::empty(), safe) {
-            Ok(here) => Arc::new(here),
-            Err(errno) if vanished(errno) => continue,
-            Err(errno) => return Err(failed(errno)),
-        };
-        let long = below.as_os_str().len() > LONG;
-        let (base, below) = if long { (here.clone(), PathBuf::from(".")) } else { (base, below) };
-        for entry in Dir::read_from(&*here).map_err(failed)? {
-            if Instant::now() > until {
-                return Err(Error::new(Kind::Deadline, "measure layer", root.display().to_string())
-                    .because(Cause("it has too many files to be walked in time".into())));
-            }
-            let entry = entry.map_err(failed)?;
-            let name = entry.file_name();
-            if matches!(name.to_bytes(), b"." | b"..") {
-                continue;
-            }
-            let stat = match statat(&*here, name, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) => stat,
-                Err(errno) if vanished(errno) => continue,
-                Err(errno) => return Err(failed(errno)),
-            };
-            let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-            if !directory && stat.st_nlink > 1 && !linked.insert(stat.st_ino) {
-                continue;
-            }
-            used.inodes += 1;
-            used.bytes += u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
-            if directory {
-                open.push((base.clone(), below.join(OsStr::from_bytes(name.to_bytes()))));
-            }
-        }
-    }
-    Ok(used)
-}
-
-/// Gone, or replaced by something else, since it was listed.
-fn vanished(errno: Errno) -> bool {
-    matches!(errno, Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::{fs, os::unix::fs::symlink};
-
     use super::*;
-
-    fn soon() -> Instant {
-        Instant::now() + Duration::from_secs(20)
-    }
-
-    #[test]
-    fn a_layer_is_counted_once_per_inode_and_no_link_is_followed() {
-        let dir = tempfile::tempdir().unwrap();
-        let root = dir.path().join("upper");
-        fs::create_dir_all(root.join("a/b")).unwrap();
-        assert_eq!(walk(&root, soon()).unwrap().inodes, 2);
-        fs::write(root.join("a/b/file"), vec![1u8; 100_000]).unwrap();
-        fs::hard_link(root.join("a/b/file"), root.join("again")).unwrap();
-        fs::write(dir.path().join("outside"), vec![1u8; 1 << 20]).unwrap();
-        symlink(dir.path(), root.join("out")).unwrap();
-        let used = walk(&root, soon()).unwrap();
-        assert_eq!(used.inodes, 4);
-        assert!((100_000..400_000).contains(&used.bytes), "{used:?}");
-    }
-
-    #[test]
-    fn a_layer_deeper_than_a_path_may_be_is_counted_all_the_same() {
-        let dir = tempfile::tempdir().unwrap();
-        let name = "d".repeat(200);
-        let mut at = rustix::fs::open(dir.path(), OFlags::DIRECTORY, Mode::empty()).unwrap();
-        for _ in 0..40 {
-            rustix::fs::mkdirat(&at, &name, Mode::RWXU).unwrap();
-            at = rustix::fs::openat(&at, &name, OFlags::DIRECTORY, Mode::empty()).unwrap();
-        }
-        assert_eq!(walk(dir.path(), soon()).unwrap().inodes, 40);
-    }
-
-    #[test]
-    fn what_takes_too_long_or_is_not_there_is_an_error() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("file"), "x").unwrap();
-        let late = walk(dir.path(), Instant::now() - Duration::from_secs(1)).unwrap_err();
-        assert_eq!(late.kind, Kind::Deadline);
-        assert!(walk(&dir.path().join("absent"), soon()).unwrap_err().chain().contains("No such file"));
-    }
 
     #[test]
     fn the_last_measurement_is_told_and_a_failure_is_none() {

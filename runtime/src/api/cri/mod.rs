@@ -19,7 +19,6 @@ mod stats;
 mod streaming;
 mod view;
 
-pub(super) use self::layers::walk;
 pub use self::{layers::Layers, lists::Lists, rates::Rates};
 
 use std::collections::HashMap;

@@ -12,9 +12,9 @@ use std::{
 use super::{Answer, doctor, explain};
 use crate::{
     Error, Kind, Result,
-    api::{Door, VERSION, cri, status::call},
+    api::{Door, VERSION, status::call},
     cgroup::Mode,
-    image::Share,
+    image::{self, Share},
     pod::ContainerState,
 };
 
@@ -87,7 +87,7 @@ fn written(containers: &[(bool, PathBuf)]) -> Result<Share> {
         if !upper.exists() {
             continue;
         }
-        let used = cri::walk(upper, until)?;
+        let used = image::walk(upper, until)?;
         share.bytes += used.bytes;
         share.reclaimable_bytes += if *running { 0 } else { used.bytes };
     }

@@ -17,7 +17,10 @@ use rustix::mount::{
 };
 use tokio::sync::mpsc;
 
-use super::fixture::{Made, settings, tar_up};
+use super::{
+    fixture::{Made, settings, tar_up},
+    used::du,
+};
 use crate::image::{Repair, Store};
 
 const ROOT: &str = "BERTH_CRASH_ROOT";
@@ -202,6 +205,8 @@ async fn look(root: &Path, at: &str) -> (bool, bool) {
     let (sender, _receiver) = mpsc::channel(64);
     let checked = store.check(Repair::No, sender).await.unwrap();
     assert_eq!(checked.problems, 0, "after {at}");
+    let usage = store.usage().unwrap();
+    assert_eq!((usage.used_bytes, usage.inodes_used), du(&root.join("images")), "after {at}");
     let there = |made: &Made| store.find(&made.id.to_string()).is_some();
     let state = (there(&old), there(&new));
     // The tag moves with the image, in one step, and the old image goes only after that.

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::fixture::{Made, Place, tar_up};
+use super::fixture::{Made, Place};
 use crate::Kind;
 
 fn app() -> Made {
@@ -142,21 +142,4 @@ async fn an_unreadable_hold_stops_removal() {
     assert_eq!(place.count("layers"), 2);
     place.store.release("c1").unwrap();
     assert_eq!(place.count("layers"), 0);
-}
-
-#[tokio::test]
-async fn usage_grows_and_shrinks_with_the_images() {
-    let place = Place::new().await;
-    let empty = place.store.usage().unwrap();
-    assert_eq!((empty.used_bytes, empty.mountpoint.clone()), (0, place.path("images")));
-    let made = app();
-    fs::write(place.path("x.tar"), tar_up(&made.layout("app"))).unwrap();
-    place.store.import(&place.path("x.tar"), None).await.unwrap();
-    let full = place.store.usage().unwrap();
-    let blobs: usize = made.blobs.values().map(Vec::len).sum();
-    assert_eq!(full.used_bytes, blobs as u64 + 9);
-    let place = place.reopen().await;
-    assert_eq!(place.store.usage().unwrap(), full);
-    place.store.remove("app").await.unwrap();
-    assert_eq!(place.store.usage().unwrap(), empty);
 }
