@@ -40,6 +40,7 @@ mod tape;
 mod tarball;
 #[cfg(test)]
 mod tests;
+mod told;
 mod tries;
 mod trust;
 mod unpack;

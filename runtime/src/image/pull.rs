@@ -20,7 +20,7 @@ use super::{
     reference::{Reference, Version},
     route::Route,
     store::Inner,
-    verify,
+    told, verify,
 };
 use crate::{Error, Kind, Result, error::Cause};
 
@@ -94,7 +94,10 @@ impl Drop for Listed<'_> {
 async fn work(inner: Arc<Inner>, key: Key, request: PullRequest, watchers: Watchers) -> Result<Image> {
     let _listed = Listed(&inner, &key);
     let start = Instant::now();
-    let pulled = fetch(&inner, &key, &request, &watchers).await;
+    let pulled = tokio::select! {
+        pulled = fetch(&inner, &key, &request, &watchers) => pulled,
+        never = told::tell(&key.reference, &watchers) => match never {},
+    };
     let image = pulled.map_err(|error| outer(&key.reference, error))?;
     let elapsed_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
     info!(image = %image.id, reference = %key.reference, bytes = image.size_bytes, elapsed_ms, "image pulled");

@@ -159,6 +159,12 @@ fn a_pull_that_hangs_keeps_nobody_else_waiting() {
         assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
         hanging.join().unwrap().unwrap_err();
     });
+    // Who reads the log knows what that pull was at, in bytes.
+    let log = daemon.log();
+    // The other may have been slow as well.
+    let said = |line: &&str| line.contains("image is being pulled") && line.contains(&stalls.reference());
+    let told = log.lines().find(said).expect("a slow pull is told of");
+    assert!(told.contains("bytes=") && told.contains("total="), "{told}");
 }
 
 /// The most that berthd has used so far.
