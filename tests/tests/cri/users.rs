@@ -7,7 +7,7 @@ use std::{
 };
 
 use berth_cri::v1::{self as cri, NamespaceMode};
-use berth_fixtures::Layer;
+use berth_fixtures::{Device, Entry, Layer};
 use berth_tests::{Answer, Asked, Daemon, Pod, asked, host_network, pod, skip};
 use serde_json::{Value, json};
 use tonic::Code;
@@ -251,6 +251,35 @@ fn an_image_as_a_volume_is_roots_inside() {
     for path in ["/all/models/weights", "/part/weights"] {
         assert_eq!(daemon.exec_ok(&id, &["cat", path]), "weights\n");
         assert_eq!(owner(&daemon, &id, path), (0, 0));
+    }
+}
+
+#[test]
+fn device_nodes_of_an_image_are_the_roots_inside_and_lead_to_no_device_of_the_node() {
+    let Some(daemon) =
+        daemon("device_nodes_of_an_image_are_the_roots_inside_and_lead_to_no_device_of_the_node")
+    else {
+        return;
+    };
+    let Some((_, number)) = berth_tests::block_device() else {
+        let test = "device_nodes_of_an_image_are_the_roots_inside_and_lead_to_no_device_of_the_node";
+        return skip(test, "no block device in /dev");
+    };
+    let (major, minor) = number.split_once(':').unwrap();
+    let (major, minor) = (major.parse().unwrap(), minor.parse().unwrap());
+    let layer = Layer::new()
+        .with(Entry::device("odd/disk", 0o666, Device::Block { major, minor }))
+        .with(Entry::device("odd/port", 0o666, Device::Char { major: 1, minor: 4 }))
+        .with(Entry::device("odd/null", 0o666, Device::Char { major: 1, minor: 3 }));
+    daemon.load_image("localhost/odd:1", &berth_tests::images::with_layer(layer));
+    let pod = daemon.run_pod(with_users(pod("odd"), users(100_000))).unwrap();
+    let id = daemon.launch(&pod, &of(&pod, "c", &["sleep", "inf"]).image("localhost/odd:1")).unwrap();
+    let disk = stat(&daemon, &id, "/odd/disk");
+    assert_eq!((&disk["kind"], &disk["device"]), (&json!("block"), &json!([major, minor])));
+    for (path, device) in [("/odd/disk", false), ("/odd/port", false), ("/odd/null", true)] {
+        assert_eq!(owner(&daemon, &id, path), (0, 0));
+        let opened = daemon.exec(&id, &["open", path, "r"], 10).unwrap();
+        assert_eq!(opened.exit_code == 0, device, "{path}: {}", String::from_utf8_lossy(&opened.stderr));
     }
 }
 
