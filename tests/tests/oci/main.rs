@@ -1,6 +1,7 @@
 //! `berth oci`: an OCI runtime's command line, as podman, containerd and people use it.
 
 mod attacks;
+mod controllers;
 mod devices;
 mod exec;
 mod hooks;
