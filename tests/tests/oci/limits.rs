@@ -43,6 +43,64 @@ fn limits_are_those_of_the_config_and_then_of_update() {
 }
 
 #[test]
+fn limits_of_memory_swap_and_processors_are_in_their_files() {
+    let oci = Oci::new();
+    let mut config = oci.config("c1", &["sleep", "1000"]);
+    config["linux"]["resources"] = json!({
+        "memory": {"limit": 67_108_864, "reservation": 33_554_432},
+        "cpu": {"quota": 50_000, "period": 100_000, "cpus": "0", "mems": "0"}});
+    let counts_swap = fs::exists("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes").unwrap()
+        || fs::read_to_string("/proc/swaps").is_ok_and(|text| text.lines().count() > 1);
+    if counts_swap {
+        // Together with the memory, as v1 writes it.
+        config["linux"]["resources"]["memory"]["swap"] = json!(134_217_728);
+    }
+    oci.start("c1", &config);
+    let mut rows = vec![
+        ("memory.limit_in_bytes", "67108864", "memory.max", "67108864"),
+        ("memory.soft_limit_in_bytes", "33554432", "memory.low", "33554432"),
+        ("cpu.cfs_quota_us", "50000", "cpu.max", "50000 100000"),
+        ("cpu.cfs_period_us", "100000", "cpu.max", "50000 100000"),
+        ("cpuset.cpus", "0", "cpuset.cpus", "0"),
+        ("cpuset.mems", "0", "cpuset.mems", "0"),
+    ];
+    if counts_swap {
+        rows.push(("memory.memsw.limit_in_bytes", "134217728", "memory.swap.max", "67108864"));
+    }
+    for (v1, in_v1, v2, in_v2) in rows {
+        let said = limit(&oci, [v1, v2]);
+        assert!(said == in_v1 || said == in_v2, "{v1} or {v2}: {said}");
+    }
+}
+
+#[test]
+fn files_of_cgroup_v2_are_written_as_the_map_names_them() {
+    let test = "files_of_cgroup_v2_are_written_as_the_map_names_them";
+    let oci = Oci::new();
+    let places = ["", "/unified"].map(|root| PathBuf::from(format!("/sys/fs/cgroup{root}")));
+    let Some(root) = places.into_iter().find(|root| root.join("cgroup.controllers").exists()) else {
+        return skip(test, "no cgroup v2 is mounted");
+    };
+    let mut config = oci.config("c1", &["sleep", "1000"]);
+    config["linux"]["resources"] =
+        json!({"unified": {"cgroup.max.depth": "5", "cgroup.max.descendants": "7"}});
+    oci.start("c1", &config);
+    let read = |file: &str| {
+        let path = root.join(oci.cgroup("c1").trim_start_matches('/')).join(file);
+        fs::read_to_string(path).unwrap().trim().to_owned()
+    };
+    assert_eq!((read("cgroup.max.depth"), read("cgroup.max.descendants")), ("5".into(), "7".into()));
+    // What leads elsewhere, and what is not there.
+    for (file, why) in [("../cgroup.procs", "../cgroup.procs"), ("no.such.file", "no.such.file")] {
+        config["linux"]["cgroupsPath"] = json!(oci.cgroup("c2"));
+        config["linux"]["resources"] = json!({"unified": {file: "1"}});
+        oci.write(&config);
+        let said = oci.refused(&["create", "c2"]);
+        assert!(said.contains(why), "{file}: {said}");
+    }
+}
+
+#[test]
 fn block_io_is_throttled_and_what_no_controller_takes_is_refused() {
     let Some((_, number)) = berth_tests::block_device() else {
         return skip(
