@@ -10,25 +10,19 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, Write},
-    os::{
-        fd::OwnedFd,
-        unix::fs::{MetadataExt, OpenOptionsExt},
-    },
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use berth_launch::v1;
-use rustix::io::Errno;
 
 use crate::{
-    clock, kernel,
+    clock,
     rate::Rate,
     stage::{Place, Stage},
 };
 
-/// The longest content of one record, bytes; what the kubelet's reader and the peers use.
-pub const RECORD_BYTES: usize = 16 * 1024;
 /// So much is written at once, and so much while more comes than that.
 const BATCH_BYTES: usize = 8 * 1024;
 const BULK_BYTES: usize = 64 * 1024;
@@ -46,95 +40,6 @@ pub enum Source {
 pub enum Flow {
     Calm,
     Bulk,
-}
-
-/// One stream's incomplete line.
-#[derive(Debug)]
-pub struct Framer {
-    source: Source,
-    pending: Vec<u8>,
-    /// Where what is not in the log yet outlives us.
-    pub stage: Option<Stage>,
-}
-
-impl Framer {
-    pub fn new(source: Source) -> Self {
-        Self { source, pending: Vec::new(), stage: None }
-    }
-
-    /// Takes bytes, gives complete records.
-    pub fn feed(&mut self, mut bytes: &[u8], at: i64, log: &mut Log) {
-        while let Some(newline) = kernel::memory::find(b'\n', bytes) {
-            let (line, rest) = bytes.split_at(newline);
-            bytes = &rest[1..];
-            if self.pending.is_empty() && line.len() <= RECORD_BYTES {
-                log.record(self.source, b'F', line, at, self.stage.as_mut());
-                continue;
-            }
-            self.overlong(line, at, log);
-            log.record(self.source, b'F', &self.pending, at, self.stage.as_mut());
-            self.pending.clear();
-        }
-        self.overlong(bytes, at, log);
-        if self.pending.capacity() > 2048 && self.pending.is_empty() {
-            self.pending = Vec::new();
-        }
-    }
-
-    /// The stream has ended: what has no newline is a partial line, and stays one.
-    pub fn finish(&mut self, at: i64, log: &mut Log) {
-        if !self.pending.is_empty() {
-            log.record(self.source, b'P', &self.pending, at, self.stage.as_mut());
-            self.pending = Vec::new();
-        }
-        log.cut(self.source);
-    }
-
-    /// Takes what a pipe has, at most as much as the buffer holds.
-    pub fn take(&mut self, pipe: &OwnedFd, buffer: &mut [u8]) -> rustix::io::Result<usize> {
-        match self.stage.as_mut().map(|stage| stage.take(pipe, buffer)) {
-            Some(Err(Errno::AGAIN)) => Err(Errno::AGAIN),
-            Some(Ok(length)) => Ok(length),
-            Some(Err(errno)) => {
-                // No room for it: then without.
-                crate::complain!("berth-shim: output is read past its memory file: {errno}");
-                if let Some(stage) = self.stage.take() {
-                    stage.give_up();
-                }
-                rustix::io::read(pipe, buffer)
-            }
-            None => rustix::io::read(pipe, buffer),
-        }
-    }
-
-    /// Goes on with what the shim before had taken, in `file`.
-    pub fn resume(&mut self, file: OwnedFd, log: &mut Log) -> io::Result<()> {
-        let (stage, rest, cut_at) = Stage::resume(file, log.place())?;
-        if let Some(length) = cut_at {
-            log.cut_at(length)?;
-        }
-        self.stage = Some(stage);
-        self.feed(&rest, clock::now(), log);
-        self.flush(log);
-        Ok(())
-    }
-
-    /// Writes what is collected of it.
-    pub fn flush(&mut self, log: &mut Log) {
-        log.flush(self.stage.as_mut());
-    }
-
-    /// Appends, and gives away each full 16 KiB that something still follows.
-    fn overlong(&mut self, mut bytes: &[u8], at: i64, log: &mut Log) {
-        while self.pending.len() + bytes.len() > RECORD_BYTES {
-            let (head, rest) = bytes.split_at(RECORD_BYTES - self.pending.len());
-            self.pending.extend_from_slice(head);
-            bytes = rest;
-            log.record(self.source, b'P', &self.pending, at, self.stage.as_mut());
-            self.pending.clear();
-        }
-        self.pending.extend_from_slice(bytes);
-    }
 }
 
 /// The log file.
@@ -204,7 +109,14 @@ impl Log {
         self.lost_in_all
     }
 
-    fn record(&mut self, source: Source, tag: u8, content: &[u8], at: i64, mut stage: Option<&mut Stage>) {
+    pub fn record(
+        &mut self,
+        source: Source,
+        tag: u8,
+        content: &[u8],
+        at: i64,
+        mut stage: Option<&mut Stage>,
+    ) {
         self.collect(source, tag, content, at, stage.as_deref_mut());
         if let Some(stage) = stage {
             stage.recorded(content.len() + usize::from(tag == b'F'));
@@ -278,7 +190,7 @@ impl Log {
     }
 
     /// A stream has ended, perhaps within a line.
-    fn cut(&mut self, source: Source) {
+    pub fn cut(&mut self, source: Source) {
         if let Some(rate) = &mut self.rate {
             rate.cut(source);
         }
@@ -394,6 +306,7 @@ fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::framer::{Framer, RECORD_BYTES};
 
     fn log(directory: &Path, max_bytes: u64, max_files: u32) -> Log {
         let path = directory.join("log").to_str().unwrap().to_owned();
@@ -402,38 +315,6 @@ mod tests {
 
     fn written(directory: &Path, name: &str) -> String {
         std::fs::read_to_string(directory.join(name)).unwrap()
-    }
-
-    #[test]
-    fn lines_are_whole_wherever_the_pipe_cuts_them() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut log = log(dir.path(), 0, 0);
-        let mut framer = Framer::new(Source::Stdout);
-        for piece in ["a", "b\nc", "\n\nd"] {
-            framer.feed(piece.as_bytes(), 0, &mut log);
-        }
-        framer.finish(0, &mut log);
-        log.flush(None);
-        let stamp = "1970-01-01T00:00:00.000000000Z stdout";
-        let expected = format!("{stamp} F ab\n{stamp} F c\n{stamp} F \n{stamp} P d\n");
-        assert_eq!(written(dir.path(), "log"), expected);
-    }
-
-    #[test]
-    fn a_long_line_is_cut_into_partial_records_of_16_kib() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut log = log(dir.path(), 0, 0);
-        let mut framer = Framer::new(Source::Stderr);
-        let long = vec![b'x'; 2 * RECORD_BYTES];
-        framer.feed(&long, 0, &mut log);
-        framer.feed(b"\n", 0, &mut log);
-        framer.feed(&[&long[..RECORD_BYTES + 1], b"\n"].concat(), 0, &mut log);
-        log.flush(None);
-        let text = written(dir.path(), "log");
-        let shape: Vec<_> =
-            text.lines().map(|line| (line.split(' ').nth(2).unwrap(), line.len() - 40)).collect();
-        let full = RECORD_BYTES - 1 + 1;
-        assert_eq!(shape, [("P", full), ("F", full), ("P", full), ("F", 1)]);
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod adopt;
 mod attach;
 mod clock;
 mod dial;
+mod framer;
 mod group;
 mod health;
 mod kernel;
@@ -31,6 +32,7 @@ mod server;
 mod stage;
 mod streams;
 mod supervise;
+mod wait;
 mod watch;
 
 use std::{

@@ -201,7 +201,10 @@ mod tests {
     use rustix::pipe::{PipeFlags, pipe_with};
 
     use super::*;
-    use crate::log::{Framer, Log, Source};
+    use crate::{
+        framer::Framer,
+        log::{Log, Source},
+    };
 
     fn log(directory: &Path) -> Log {
         let path = directory.join("log").to_str().unwrap().to_owned();

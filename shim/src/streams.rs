@@ -7,9 +7,11 @@ use rustix::{io::Errno, pipe::fcntl_setpipe_size};
 
 use crate::{
     attach::{Input, Sink},
-    clock, kernel,
+    clock,
+    framer::Framer,
+    kernel,
     launch::Stdio,
-    log::{Flow, Framer, Log, Source},
+    log::{Flow, Log, Source},
     stage::Stage,
 };
 
@@ -208,6 +210,10 @@ impl Streams {
             return Read::End;
         }
         output.framer.feed(&buffer[..length], now, log);
+        if !output.sinks.is_empty() {
+            // Who sees a line finds it in the log.
+            output.framer.flush(log);
+        }
         output.sinks.retain_mut(|sink| sink.take(&buffer[..length]));
         self.tty = tty;
         if length > CHUNK_BYTES {

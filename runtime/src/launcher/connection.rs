@@ -69,7 +69,8 @@ type Reply = (Answer, Option<OwnedFd>);
 
 #[derive(Debug)]
 pub struct Connection {
-    calls: mpsc::Sender<Asked>,
+    /// By reference: the queue's room is there once for each container.
+    calls: mpsc::Sender<Box<Asked>>,
     events: broadcast::Receiver<Arc<Event>>,
     execs: Execs,
     status: Arc<Mutex<Status>>,
@@ -121,7 +122,7 @@ impl Connection {
     /// Sends a request and waits for its answer; none when the shim has gone.
     pub async fn call(&self, call: Call, fds: Vec<OwnedFd>) -> Option<Reply> {
         let (reply, mut answer) = oneshot::channel();
-        self.calls.send(Asked { call, fds, reply }).await.ok()?;
+        self.calls.send(Box::new(Asked { call, fds, reply })).await.ok()?;
         tokio::select! {
             biased;
             answer = &mut answer => answer.ok(),
@@ -199,7 +200,7 @@ impl Drop for Told {
 }
 
 /// Until either end has gone. What waits for an answer then learns it by its dropped sender.
-async fn carry(socket: AsyncFd<OwnedFd>, asked: mpsc::Receiver<Asked>, told: Told) {
+async fn carry(socket: AsyncFd<OwnedFd>, asked: mpsc::Receiver<Box<Asked>>, told: Told) {
     let mut waiting: HashMap<u64, oneshot::Sender<Reply>> = HashMap::new();
     // Let go before those who wait: who hears that no reply comes finds the shim gone.
     let mut asked = asked;

@@ -1,9 +1,13 @@
 //! A spec compiled into the plan that a shim walks: names become numbers, paths bytes, profiles programs.
 
-use std::os::unix::ffi::OsStrExt;
+use std::{
+    collections::VecDeque,
+    os::unix::ffi::OsStrExt,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use berth_launch::v1 as launch;
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, LinuxSeccomp, Spec};
 
 use super::{Request, capabilities, devices, mounts, seccomp, spec, user};
 use crate::{Error, Kind, Result, error::Cause};
@@ -89,7 +93,7 @@ fn process(document: &Spec, request: &Request<'_>) -> Result<launch::Process> {
         no_new_privileges: process.no_new_privileges().unwrap_or(false),
         rlimits: Vec::new(),
         oom_score_adj: Some(process.oom_score_adj().unwrap_or(0)),
-        seccomp: filter(document)?,
+        seccomp: filter(document)?.to_vec(),
         apparmor_profile: process.apparmor_profile().clone().unwrap_or_default(),
         selinux_label: process.selinux_label().clone().unwrap_or_default(),
         tty: process.terminal().unwrap_or(false),
@@ -120,17 +124,35 @@ pub fn masks(document: &Spec) -> Result<launch::Capabilities> {
 ///
 /// # Errors
 /// `Unimplemented` for a profile that asks a listener: a pod has nobody who would hold it.
-pub fn filter(document: &Spec) -> Result<Vec<u8>> {
+pub fn filter(document: &Spec) -> Result<Arc<Vec<u8>>> {
     let profile = document.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
     match profile {
-        None => Ok(Vec::new()),
+        None => Ok(Arc::default()),
         Some(profile) if seccomp::notifies(profile) => {
             Err(Error::new(Kind::Unimplemented, "compile", "seccomp profile")
                 .because(Cause("SCMP_ACT_NOTIFY takes a listener, and pods have none".into()))
                 .hint("`berth oci` takes profiles with a listenerPath"))
         }
-        Some(profile) => seccomp::compile(profile),
+        Some(profile) => compiled(profile),
     }
+}
+
+/// Profiles that were compiled last, the newest at the end: most containers have the same few.
+static COMPILED: Mutex<VecDeque<(LinuxSeccomp, Arc<Vec<u8>>)>> = Mutex::new(VecDeque::new());
+const COMPILED_KEPT: usize = 8;
+
+fn compiled(profile: &LinuxSeccomp) -> Result<Arc<Vec<u8>>> {
+    let kept = || COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, filter)) = kept().iter().find(|(known, _)| known == profile) {
+        return Ok(Arc::clone(filter));
+    }
+    let filter = Arc::new(seccomp::compile(profile)?);
+    let mut kept = kept();
+    kept.push_back((profile.clone(), Arc::clone(&filter)));
+    if kept.len() > COMPILED_KEPT {
+        kept.pop_front();
+    }
+    Ok(filter)
 }
 
 pub fn namespace(namespace: &oci_spec::runtime::LinuxNamespace) -> Option<launch::Namespace> {

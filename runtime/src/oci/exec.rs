@@ -1,21 +1,20 @@
 //! The process of an exec: the container's own world, with what the caller says over it.
 
 use berth_launch::v1 as launch;
-use oci_spec::runtime::Spec;
 
-use super::{Exec, compile, spec, user};
+use super::{Document, Exec, spec, user};
 use crate::{Error, Result};
 
-/// Compiles the process of an exec in a container with that spec.
+/// Compiles the process of an exec in a container of that document.
 ///
 /// # Errors
 /// `Invalid` for no command, a bad variable, user or directory.
-pub fn exec_process(document: &Spec, exec: &Exec) -> Result<launch::Process> {
+pub fn exec_process(document: &Document, exec: &Exec) -> Result<launch::Process> {
     const OP: &str = "read exec";
     if exec.args.is_empty() {
         return Err(Error::invalid(OP, "command", "it is empty"));
     }
-    let container = document.process().as_ref();
+    let container = document.spec.process().as_ref();
     let mut env = exec.own_env.clone();
     if env.is_empty() {
         let told = container.and_then(|process| process.env().clone()).unwrap_or_default();
@@ -61,7 +60,7 @@ pub fn exec_process(document: &Spec, exec: &Exec) -> Result<launch::Process> {
         },
         capabilities,
         no_new_privileges: container.and_then(|process| process.no_new_privileges()).unwrap_or(false),
-        seccomp: if exec.privileged { Vec::new() } else { compile::filter(document)? },
+        seccomp: if exec.privileged { Vec::new() } else { document.filter.to_vec() },
         apparmor_profile: container
             .and_then(|process| process.apparmor_profile().clone())
             .unwrap_or_default(),

@@ -11,7 +11,7 @@ use berth_launch::v1 as launch;
 use oci_spec::image::ImageConfiguration;
 use serde_json::json;
 
-use super::{Exec, Host, Options, Place, Request, compile, exec_process, sandbox_plan, spec};
+use super::{Document, Exec, Host, Options, Place, Request, compile, exec_process, sandbox_plan, spec};
 
 /// What a case may change; the rest is a plain container of a plain pod.
 struct Case {
@@ -330,7 +330,7 @@ fn a_process_beside_the_containers_own() {
         privileged: true,
     };
     for (name, exec) in [("exec", plain), ("exec-privileged", asked)] {
-        golden(name, &text::process(&exec_process(&document, &exec).unwrap()));
+        golden(name, &text::process(&exec_process(&Document::of(document.clone()).unwrap(), &exec).unwrap()));
     }
 }
 

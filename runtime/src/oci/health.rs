@@ -4,10 +4,9 @@ use std::net::IpAddr;
 
 use berth_cri::berth::{self, HealthCheck, health_check::Check};
 use berth_launch::v1::{self as launch, health};
-use oci_spec::runtime::Spec;
 use serde::Deserialize;
 
-use super::{Exec, exec_process};
+use super::{Document, Exec, exec_process};
 use crate::{Error, Kind, Result};
 
 const OP: &str = "read health check";
@@ -72,11 +71,11 @@ pub fn health(asked: &HealthCheck, image: &[u8]) -> Result<Option<HealthCheck>> 
     }))
 }
 
-/// The plan of a check that [`health`] gave, in a container of that spec and environment.
+/// The plan of a check that [`health`] gave, in a container of that document and environment.
 ///
 /// # Errors
 /// As of an exec.
-pub fn health_plan(check: &HealthCheck, document: &Spec, env: &[Vec<u8>]) -> Result<launch::Health> {
+pub fn health_plan(check: &HealthCheck, document: &Document, env: &[Vec<u8>]) -> Result<launch::Health> {
     let command = |args: Vec<String>| {
         let exec = Exec { args, own_env: env.to_vec(), ..Exec::default() };
         exec_process(document, &exec).map(health::Check::Command)

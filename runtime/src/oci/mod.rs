@@ -13,6 +13,7 @@ mod capabilities;
 mod cdi;
 mod compile;
 mod devices;
+mod document;
 mod exec;
 mod explain;
 #[cfg(test)]
@@ -37,6 +38,7 @@ pub use self::{
     capabilities::names as capability_names,
     cdi::{Edits, Node as CdiNode, Text as CdiText, asked as cdi_devices, resolve as resolve_cdi},
     compile::compile,
+    document::Document,
     exec::exec_process,
     explain::explain,
     health::{health, health_plan},

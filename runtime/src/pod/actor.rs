@@ -1,7 +1,7 @@
 //! One task per pod: it owns the pod, takes commands one after the other, and hears what its containers' shims say.
 //! What takes long (a grace period) is waited for outside, by whoever asked, on the published view.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, ops::ControlFlow, sync::Arc};
 
 use berth_cri::v1 as cri;
 use berth_launch::{
@@ -71,7 +71,7 @@ pub struct Resize {
 
 #[derive(Debug)]
 pub enum Happening {
-    Event(launch::Event),
+    Event(Arc<launch::Event>),
     /// The shim has gone, with or without a last word.
     Gone,
 }
@@ -104,7 +104,7 @@ impl Pod {
     ) {
         let span = tracing::info_span!(parent: None, "pod", pod = %self.id);
         let task = async move {
-            match self.make().await {
+            match Box::pin(self.make()).await {
                 Ok(()) => self.serve(commands).await,
                 Err(error) => {
                     failed();
@@ -161,54 +161,63 @@ impl Pod {
 
     async fn serve(mut self, mut commands: mpsc::Receiver<Command>) {
         while let Some(command) = commands.recv().await {
-            // An answer that nobody waits for any more is kept in the pod's state: a retry finds it there.
-            match command {
-                Command::Await(config, answer) => {
-                    answer.send(self.same(&config)).ok();
-                }
-                Command::Create(request, answer) => {
-                    answer.send(self.create(*request).await).ok();
-                }
-                Command::Start(id, answer) => {
-                    answer.send(self.start(&id).await).ok();
-                }
-                Command::Update(id, resources, answer) => {
-                    answer.send(self.update(&id, *resources).await).ok();
-                }
-                Command::Resize(resize, answer) => {
-                    answer.send(self.resize(*resize).await).ok();
-                }
-                Command::Empty(ids, done) => {
-                    for id in &ids {
-                        self.empty(id).await;
-                    }
-                    done.send(()).ok();
-                }
-                Command::GiveUp(id, answer) => {
-                    answer.send(self.give_up(&id).await).ok();
-                }
-                Command::Settle(id) => self.settle(&id),
-                Command::Again(id, in_a_row) => self.attempt_again(&id, in_a_row).await,
-                Command::Forget(id, answer) => {
-                    answer.send(self.forget(&id).await).ok();
-                }
-                Command::Close(answer) => {
-                    answer.send(self.close().await).ok();
-                }
-                Command::TakeDown(answer) => {
-                    answer.send(self.take_down().await).ok();
-                }
-                Command::Erase(answer) => {
-                    let erased = self.erase().await;
-                    let done = erased.is_ok();
-                    answer.send(erased).ok();
-                    if done {
-                        return;
-                    }
-                }
-                Command::Happened(id, run, happening) => self.happened(&id, run, happening).await,
+            // Apart, so that a pod holds the room that its longest command needs only as long as one is under way.
+            if Box::pin(self.obey(command)).await.is_break() {
+                return;
             }
         }
+    }
+
+    /// Breaks when the pod is gone.
+    async fn obey(&mut self, command: Command) -> ControlFlow<()> {
+        // An answer that nobody waits for any more is kept in the pod's state: a retry finds it there.
+        match command {
+            Command::Await(config, answer) => {
+                answer.send(self.same(&config)).ok();
+            }
+            Command::Create(request, answer) => {
+                answer.send(self.create(*request).await).ok();
+            }
+            Command::Start(id, answer) => {
+                answer.send(self.start(&id).await).ok();
+            }
+            Command::Update(id, resources, answer) => {
+                answer.send(self.update(&id, *resources).await).ok();
+            }
+            Command::Resize(resize, answer) => {
+                answer.send(self.resize(*resize).await).ok();
+            }
+            Command::Empty(ids, done) => {
+                for id in &ids {
+                    self.empty(id).await;
+                }
+                done.send(()).ok();
+            }
+            Command::GiveUp(id, answer) => {
+                answer.send(self.give_up(&id).await).ok();
+            }
+            Command::Settle(id) => self.settle(&id),
+            Command::Again(id, in_a_row) => self.attempt_again(&id, in_a_row).await,
+            Command::Forget(id, answer) => {
+                answer.send(self.forget(&id).await).ok();
+            }
+            Command::Close(answer) => {
+                answer.send(self.close().await).ok();
+            }
+            Command::TakeDown(answer) => {
+                answer.send(self.take_down().await).ok();
+            }
+            Command::Erase(answer) => {
+                let erased = self.erase().await;
+                let done = erased.is_ok();
+                answer.send(erased).ok();
+                if done {
+                    return ControlFlow::Break(());
+                }
+            }
+            Command::Happened(id, run, happening) => self.happened(&id, run, happening).await,
+        }
+        ControlFlow::Continue(())
     }
 
     fn same(&self, config: &cri::PodSandboxConfig) -> Result<PodId> {
@@ -291,7 +300,7 @@ impl Pod {
         let there =
             self.containers.get_mut(id).ok_or_else(|| Error::not_found("start container", id.short()))?;
         let launched = container::launch(&self.rooms, &self.places, &pod, id, &mut there.record).await;
-        let (shim, spec, ready) = match launched {
+        let (shim, document, ready) = match launched {
             Ok(launched) => launched,
             Err(error) => {
                 self.close_ports(id).await;
@@ -300,7 +309,7 @@ impl Pod {
         };
         let there =
             self.containers.get_mut(id).ok_or_else(|| Error::not_found("start container", id.short()))?;
-        there.spec = spec;
+        there.document = document;
         there.state = State::Created { pid: ready.pid };
         there.shim = Some(shim.clone());
         there.run += 1;
@@ -423,7 +432,7 @@ impl Pod {
         // A late word of an earlier run's shim is about what is over.
         let Some(there) = self.containers.get_mut(id).filter(|there| there.run == run) else { return };
         match happening {
-            Happening::Event(event) => match event.event {
+            Happening::Event(event) => match Arc::unwrap_or_clone(event).event {
                 Some(event::Event::Changed(status)) => {
                     let now = there.state.step(&status);
                     let before = std::mem::replace(&mut there.state, now);

@@ -32,7 +32,7 @@ pub struct Container {
     pub id: ContainerId,
     pub record: ContainerRecord,
     pub config: Arc<cri::ContainerConfig>,
-    pub spec: Arc<Spec>,
+    pub document: oci::Document,
     pub env: Arc<Vec<Vec<u8>>>,
     pub state: State,
     pub shim: Option<Shim>,
@@ -61,7 +61,7 @@ pub async fn create(
 ) -> Result<Container> {
     let id = ContainerId::parse(&record.id)?;
     let launched = launch(rooms, places, pod, &id, &mut record).await;
-    let (shim, spec, ready) = match launched {
+    let (shim, document, ready) = match launched {
         Ok(launched) => launched,
         Err(error) => {
             if let Err(error) = remove(rooms, places, &id, &record).await {
@@ -87,7 +87,7 @@ pub async fn create(
         id,
         record,
         config,
-        spec,
+        document,
         env,
         state,
         shim: Some(shim),
@@ -104,7 +104,7 @@ pub async fn launch(
     pod: &Pod<'_>,
     id: &ContainerId,
     record: &mut ContainerRecord,
-) -> Result<(Shim, Arc<Spec>, launch::Ready)> {
+) -> Result<(Shim, oci::Document, launch::Ready)> {
     let Prepared { plan, spec, health, scope } = {
         let (rooms, places, id, container) = (rooms.clone(), places.clone(), id.clone(), record.clone());
         let (pod_id, pod_record, target) = (pod.id.clone(), pod.record.clone(), pod.target_pid.clone());
@@ -115,6 +115,10 @@ pub async fn launch(
         });
         timelines.timed(name.as_str(), "prepare", prepared).await?
     };
+    record.spec = serde_json::to_vec(&spec)
+        .map_err(|error| Error::new(Kind::Internal, "write", "OCI spec").because(error))?
+        .into();
+    let document = oci::Document::of(spec)?;
     let mounts = record.config.as_ref().map(|config| config.mounts.as_slice()).unwrap_or_default();
     let launched = rooms.timelines.timed(id.as_str(), "launch", rooms.launcher.container(&plan)).await;
     let (shim, ready) = launched.map_err(|fault| match fault {
@@ -132,12 +136,10 @@ pub async fn launch(
     record.env = plan.process.unwrap_or_default().env;
     record.health = health;
     record.runtime = plan.runtime.unwrap_or_default().program;
-    record.spec = serde_json::to_string(&spec)
-        .map_err(|error| Error::new(Kind::Internal, "write", "OCI spec").because(error))?;
     let (directory, written) = (places.container_record(id), record.clone());
     blocking("record container", move || record::write(&directory, &written)).await?;
     fault::point("container.recorded");
-    Ok((shim, Arc::new(spec), ready))
+    Ok((shim, document, ready))
 }
 
 /// Everything before the shim: intent, layers, directories, cgroup, plan. Blocks.
@@ -260,7 +262,7 @@ fn prepare(
     };
     if let Some(check) = &health {
         let env = plan.process.as_ref().map(|process| process.env.as_slice()).unwrap_or_default();
-        plan.health = Some(oci::health_plan(check, &spec, env)?);
+        plan.health = Some(oci::health_plan(check, &oci::Document::of(spec.clone())?, env)?);
         plan.needs = berth_launch::needs::container(&plan);
     }
     Ok(Prepared { plan, spec, health, scope })

@@ -16,7 +16,7 @@ pub fn hear(shim: Shim, id: ContainerId, run: u64, to: mpsc::Sender<Command>) {
             info!(container = %id, "its shim answers again");
             let event = launch::Event { event: Some(event::Event::Changed(shim.status())) };
             // A pod whose task has ended needs it no more.
-            to.send(Command::Happened(id, run, Happening::Event(event))).await.ok();
+            to.send(Command::Happened(id, run, Happening::Event(Arc::new(event)))).await.ok();
         }
     });
 }
@@ -27,7 +27,7 @@ pub fn listen(shim: &Shim, id: ContainerId, run: u64, to: mpsc::Sender<Command>)
     tokio::spawn(async move {
         loop {
             let happening = match events.recv().await {
-                Ok(event) => Happening::Event(Arc::unwrap_or_clone(event)),
+                Ok(event) => Happening::Event(event),
                 // Some were missed; the shim's last word, or its end, is still to come.
                 Err(RecvError::Lagged(_)) => continue,
                 Err(RecvError::Closed) => Happening::Gone,

@@ -5,7 +5,7 @@ use std::{fs, io, path::Path};
 
 use berth_cri::{berth, v1 as cri};
 use berth_launch::v1 as launch;
-use prost::Message;
+use prost::{Message, bytes::Bytes};
 
 use super::{Client, CreateContainer};
 use crate::{Error, Kind, Result, error::Cause, oci};
@@ -101,8 +101,8 @@ pub struct ContainerRecord {
     #[prost(string, tag = "16")]
     pub boot_id: String,
     /// The OCI document, as JSON.
-    #[prost(string, tag = "17")]
-    pub spec: String,
+    #[prost(bytes = "bytes", tag = "17")]
+    pub spec: Bytes,
     /// The process's environment: the document is UTF-8, this need not be.
     #[prost(bytes = "vec", repeated, tag = "18")]
     pub env: Vec<Vec<u8>>,

@@ -37,6 +37,7 @@ use crate::{
     Error, Kind, Result,
     id::{ContainerId, PodId},
     launcher::{self, Reserve},
+    oci,
 };
 
 /// Pods that are looked at beside each other, and containers of one: whose shim is silent holds up no other. When the disk
@@ -341,11 +342,11 @@ async fn find_again(start: &Start, id: ContainerId, record: ContainerRecord) -> 
     let Start { rooms, places, boot_id, lost, .. } = start;
     let id = &id;
     let config = Arc::new(record.config.clone().unwrap_or_default());
-    let spec = Arc::new(serde_json::from_str(&record.spec).unwrap_or_default());
+    let document = oci::Document::of(serde_json::from_slice(&record.spec).unwrap_or_default())?;
     let of = |state, shim| Container {
         id: id.clone(),
         config: Arc::clone(&config),
-        spec: Arc::clone(&spec),
+        document: document.clone(),
         env: Arc::new(record.env.clone()),
         record: record.clone(),
         state,

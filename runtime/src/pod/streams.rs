@@ -30,11 +30,11 @@ impl Pods {
         let shim = self.shim(EXEC, container)?;
         let view = self.container(container).ok_or_else(|| Error::not_found(EXEC, container.short()))?;
         let exec = oci::Exec { own_env: view.env.to_vec(), ..exec };
-        let process = oci::exec_process(&view.spec, &exec)?;
+        let process = oci::exec_process(&view.document, &exec)?;
         let exec_id = PodId::random().short().to_owned();
         let (process, document) = match view.runtime.as_str() {
             "" => (process, Vec::new()),
-            _ => oci::exec_by_runtime(&view.spec, process, &exec_id, held_capabilities())?,
+            _ => oci::exec_by_runtime(&view.document.spec, process, &exec_id, held_capabilities())?,
         };
         let end = shim.exec_end(&exec_id);
         let asked = launch::Exec {

@@ -82,7 +82,9 @@ pub struct ContainerView {
     pub client: Client,
     pub config: Arc<cri::ContainerConfig>,
     pub standalone: Option<Arc<berth_cri::berth::ContainerSpec>>,
-    pub spec: Arc<oci_spec::runtime::Spec>,
+    pub document: crate::oci::Document,
+    /// The whole of it, as JSON.
+    pub spec: prost::bytes::Bytes,
     /// The process's environment as bytes.
     pub env: Arc<Vec<Vec<u8>>>,
     pub image_id: String,

@@ -143,7 +143,7 @@ pub(super) fn container_info(container: &ContainerView) -> HashMap<String, Strin
         "cgroup": container.cgroup_path,
         "upperDir": container.upper,
         "restarts": container.restarts,
-        "runtimeSpec": *container.spec,
+        "runtimeSpec": serde_json::from_slice::<serde_json::Value>(&container.spec).unwrap_or_default(),
     });
     HashMap::from([("info".into(), info.to_string())])
 }
@@ -221,7 +221,8 @@ pub(super) mod tests {
             client: Client::Cri,
             config: Arc::new(config),
             standalone: None,
-            spec: Arc::default(),
+            document: Default::default(),
+            spec: Default::default(),
             env: Arc::default(),
             image_id: "sha256:0123".into(),
             volume_images: Vec::new(),

@@ -94,7 +94,7 @@ fn health(status: &launch::HealthStatus) -> api::Health {
 }
 
 fn details(pod: Option<&PodView>, container: &ContainerView) -> api::InspectResponse {
-    let process = container.spec.process().as_ref();
+    let process = container.document.spec.process().as_ref();
     api::InspectResponse {
         container: Some(message(pod, container)),
         spec: container.standalone.as_deref().cloned(),
@@ -110,7 +110,7 @@ fn details(pod: Option<&PodView>, container: &ContainerView) -> api::InspectResp
 }
 
 fn arguments(container: &ContainerView) -> Vec<String> {
-    container.spec.process().as_ref().and_then(|process| process.args().clone()).unwrap_or_default()
+    container.document.spec.process().as_ref().and_then(|process| process.args().clone()).unwrap_or_default()
 }
 
 fn state(state: ContainerState) -> api::container::State {
@@ -153,7 +153,8 @@ pub(super) mod tests {
             client: Client::Standalone,
             config: Arc::new(cri::ContainerConfig::default()),
             standalone: Some(Arc::new(spec)),
-            spec: Arc::default(),
+            document: Default::default(),
+            spec: Default::default(),
             image_id: "sha256:0123".into(),
             volume_images: Vec::new(),
             state: ContainerState::Running,
