@@ -69,8 +69,9 @@ impl Launcher {
         let dir = Path::new(&plan.dir);
         let bytes = plan.encode_to_vec();
         let copy = dir.join(berth_launch::PLAN);
-        std::fs::write(&copy, &bytes)
-            .map_err(|error| Fault::Error(Error::io("write plan", copy.display().to_string(), error)))?;
+        let (path, written) = (copy.display().to_string(), bytes.clone());
+        let write = move || std::fs::write(&copy, written);
+        birth::on_disk("write plan", path, write).await.map_err(Fault::Error)?;
         let group = plan.cgroup.as_ref().map(|cgroup| cgroup.v2.as_str()).unwrap_or_default();
         let outcome = self.born("container", sealed(&bytes)?, dir, group).await?;
         let ready = ready(outcome, &plan.id)?;

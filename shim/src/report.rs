@@ -1,6 +1,6 @@
 //! What others learn of a container: its status by the socket, its records on disk.
 
-use std::{os::fd::OwnedFd, path::Path};
+use std::{os::fd::OwnedFd, path::Path, time::Duration};
 
 use berth_launch::{
     fault,
@@ -97,7 +97,14 @@ impl Supervisor {
             stdout_inode: self.streams.stdout.fd.as_ref().map_or(0, inode),
             stderr_inode: self.streams.stderr.fd.as_ref().map_or(0, inode),
             stopping: self.stopping,
-            kill_at: self.kill_at.map_or(0, |at| u64::try_from(at.as_nanos()).unwrap_or(u64::MAX)),
+            kill_at: self.kill_at.map_or(0, nanos),
+            next_start: match &self.stage {
+                Stage::Backoff { until, .. } => nanos(*until),
+                Stage::Created { .. } | Stage::Running { .. } | Stage::Ending { .. } | Stage::Over { .. } => {
+                    0
+                }
+            },
+            in_a_row: self.history.in_a_row,
         };
         if let Err(error) = record::write_live(Path::new("."), &live) {
             crate::complain!("berth-shim: write live record in {}: {error}", self.plan.dir);
@@ -137,4 +144,8 @@ impl Supervisor {
         }
         status
     }
+}
+
+pub(crate) fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }

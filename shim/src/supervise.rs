@@ -20,6 +20,7 @@ use crate::{
     clock, group, kernel,
     launch::{self, Created, Gate},
     oom, record,
+    report::nanos,
     run::{Ended, ExecRun, Kin, Run, exit_code, orphan_ended, reap, slim, taken},
     server::{self, Client, Incoming},
     streams::Streams,
@@ -47,7 +48,7 @@ pub struct Supervisor {
     pub(crate) litter: Vec<PathBuf>,
     /// Of a container that has a health check.
     pub(crate) watch: Option<Box<Watch>>,
-    history: History,
+    pub(crate) history: History,
     pub(crate) restarts: u32,
     pub(crate) last_exit: Option<Exit>,
     /// Somebody asked for the end: nothing is restarted.
@@ -113,6 +114,7 @@ impl Supervisor {
             last_exit: status.last_exit,
             stopping: live.stopping,
             kill_at: (live.kill_at != 0).then(|| Duration::from_nanos(live.kill_at)),
+            history: History { in_a_row: live.in_a_row },
             litter,
             ..Self::of(plan, listener, streams, over)?
         })
@@ -272,7 +274,7 @@ impl Supervisor {
             restarts: self.restarts,
             message: oom::or_told(message, victim),
             lost_log_bytes: self.streams.log.lost_bytes(),
-            asked: false,
+            ..Exit::default()
         };
         let ran_for = clock::monotonic().saturating_sub(run.began);
         self.end(exit, ran_for);
@@ -289,6 +291,7 @@ impl Supervisor {
             group::kill(cgroup);
         }
         let now = clock::monotonic();
+        let exit = Exit { ran_for: nanos(ran_for), ended: nanos(now), ..exit };
         self.kill_at = None;
         self.watch_ends();
         self.stage = Stage::Ending { exit, ran_for, since: now, look_again: now };
@@ -327,7 +330,7 @@ impl Supervisor {
                 self.history = history;
                 self.stage = Stage::Backoff {
                     until: clock::monotonic() + after,
-                    next_start_at: clock::now() + after.as_nanos() as i64,
+                    next_start_at: clock::now().saturating_add(after.as_nanos() as i64),
                 };
                 self.changed();
             }

@@ -34,11 +34,9 @@ pub async fn birth(
     const OP: &str = "start shim";
     let shown = || program.path().display().to_string();
     let path = dir.join("shim.log");
-    let log = File::options()
-        .append(true)
-        .create(true)
-        .open(&path)
-        .map_err(|error| Error::io("open shim's log", path.display().to_string(), error))?;
+    let shown_log = path.display().to_string();
+    let open = move || File::options().append(true).create(true).open(&path);
+    let log = on_disk("open shim's log", shown_log, open).await?;
     let fault = std::env::var_os(fault::VARIABLE).filter(|_| cfg!(debug_assertions));
     let mut child = Command::new(&executable.path)
         .arg0(program.path())
@@ -82,6 +80,24 @@ pub async fn birth(
     read.map_err(|error| Error::io("read from shim", shown(), error))?;
     Birth::decode(bytes.as_slice())
         .map_err(|error| Error::new(Kind::Internal, "read from shim", shown()).because(error))
+}
+
+/// Does file work beside the async threads, which may hang there without them.
+///
+/// # Errors
+/// `Deadline` where the disk does not answer; what was begun there ends once it does.
+pub async fn on_disk<T: Send + 'static>(
+    op: &'static str,
+    path: String,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T> {
+    match tokio::time::timeout(BIRTH, tokio::task::spawn_blocking(work)).await {
+        Ok(Ok(done)) => done.map_err(|error| Error::io(op, path, error)),
+        Ok(Err(error)) => Err(Error::new(Kind::Internal, op, path).because(error)),
+        Err(_) => Err(Error::new(Kind::Deadline, op, path)
+            .because(Cause(format!("its disk has not answered for {BIRTH:?}")))
+            .hint("look at the disk of daemon.state")),
+    }
 }
 
 /// A plan as it travels: whoever has it, nobody changes it.

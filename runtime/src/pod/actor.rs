@@ -15,12 +15,13 @@ use super::{
     Client, CreateContainer, Rooms, attempts, blocking,
     board::Board,
     container::{self, Container},
+    doing::Doing,
     listen::{hear, listen},
     place::{self, Places},
     record::{self, Phase, PodRecord},
     sandbox,
     state::{State, reason},
-    takeover,
+    takeover::{self, Wanted},
     tell::ending,
     told, undone,
 };
@@ -87,13 +88,14 @@ pub struct Pod {
     pub ips: Vec<IpAddr>,
     pub containers: BTreeMap<ContainerId, Container>,
     pub me: mpsc::Sender<Command>,
+    pub doing: Doing,
 }
 
 impl Pod {
     /// Runs the task of a pod that is made already.
     pub fn run(self, commands: mpsc::Receiver<Command>) {
         let span = tracing::info_span!(parent: None, "pod", pod = %self.id);
-        tokio::spawn(self.serve(commands).instrument(span));
+        tokio::spawn(self.doing.clone().around(self.serve(commands)).instrument(span));
     }
 
     /// Runs the task of a pod that is yet to be made; `failed` is called before anybody hears of a failure.
@@ -103,6 +105,7 @@ impl Pod {
         failed: impl FnOnce() + Send + 'static,
     ) {
         let span = tracing::info_span!(parent: None, "pod", pod = %self.id);
+        let doing = self.doing.clone();
         let task = async move {
             match Box::pin(self.make()).await {
                 Ok(()) => self.serve(commands).await,
@@ -124,7 +127,7 @@ impl Pod {
                 }
             }
         };
-        tokio::spawn(task.instrument(span));
+        tokio::spawn(doing.around(task).instrument(span));
     }
 
     async fn make(&mut self) -> Result<()> {
@@ -475,7 +478,7 @@ impl Pod {
         match &there.state {
             State::Exited { .. } => clear_cgroup(self.rooms.clone(), id, record.cgroup_path).await,
             State::Created { .. } | State::Running { .. } | State::Backoff { .. } | State::Unknown { .. } => {
-                self.end_orphan(id, record, takeover::NO_OTHER).await
+                self.end_orphan(id, record, takeover::NO_OTHER, Wanted::AsItsShimWrote).await
             }
         }
     }

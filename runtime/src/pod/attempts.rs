@@ -9,14 +9,17 @@
 use std::time::Duration;
 
 use berth_cri::v1 as cri;
-use berth_launch::restart::{self, Decision, Fitness, History};
+use berth_launch::{
+    restart::{self, Decision, Fitness, History},
+    v1::Exit,
+};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
 use super::{
     Client, CreateContainer,
     actor::{Command, Pod},
-    asks, clock,
+    asks, blocking, clock,
     container::Container,
     record::{ContainerRecord, Phase},
     state::State,
@@ -42,17 +45,11 @@ impl Pod {
         }
         // It was understood when the pod was made.
         let policy = asks::restart(&self.config, name_of(&there.config)).unwrap_or_default();
-        let ran_for = u64::try_from(exit.finished_at - exit.started_at).map(Duration::from_nanos);
-        let run = restart::Run {
-            exit_code: exit.exit_code,
-            ran_for: ran_for.unwrap_or_default(),
-            fitness: Fitness::Sound,
-        };
+        let run = restart::Run { exit_code: exit.exit_code, ran_for: ran_for(exit), fitness: Fitness::Sound };
         let history = History { in_a_row: there.record.in_a_row };
         if let Decision::Restart { after, history } = restart::decide(&policy, history, run) {
             // It may have ended while nobody was there.
-            let since = u64::try_from(clock::now() - exit.finished_at).map(Duration::from_nanos);
-            let wait = after.saturating_sub(since.unwrap_or_default());
+            let wait = after.saturating_sub(since(exit, clock::monotonic()));
             let what = "is to be started again";
             self.rooms.timelines.note(id.as_str(), what, format!("as the next attempt, in {wait:.1?}"));
             again(self.me.clone(), id.clone(), history.in_a_row, wait);
@@ -83,7 +80,8 @@ impl Pod {
             standalone: None,
             config,
         };
-        let made = match fresh_last_words(&request.config) {
+        let last_words = request.config.clone();
+        let made = match blocking("make", move || fresh_last_words(last_words)).await {
             Ok(()) => {
                 self.make_container(request, |record| {
                     (record.after, record.in_a_row) = (id.to_string(), in_a_row)
@@ -163,6 +161,28 @@ impl Pod {
     }
 }
 
+/// How long its last run was. By the time of day only where a shim of an earlier version has told no more: that clock may
+/// have been set meanwhile.
+fn ran_for(exit: &Exit) -> Duration {
+    match exit.ran_for {
+        0 => by_day(exit.started_at, exit.finished_at),
+        nanos => Duration::from_nanos(nanos),
+    }
+}
+
+/// How long ago it ended, in this boot: a pod does not outlive one. Where its shim has not told, no time has passed: it
+/// waits once more, as long as it would have then.
+fn since(exit: &Exit, now: Duration) -> Duration {
+    match exit.ended {
+        0 => Duration::ZERO,
+        nanos => now.saturating_sub(Duration::from_nanos(nanos)),
+    }
+}
+
+fn by_day(from: i64, to: i64) -> Duration {
+    u64::try_from(to.saturating_sub(from)).map_or(Duration::ZERO, Duration::from_nanos)
+}
+
 /// Whether it was made by `attempt_again`.
 pub fn is_ours(record: &ContainerRecord) -> bool {
     !record.after.is_empty()
@@ -217,9 +237,8 @@ fn last_words(config: &mut cri::ContainerConfig) -> Option<&mut cri::Mount> {
 }
 
 /// An empty file for them, which everybody in the container may write, as the kubelet makes it.
-fn fresh_last_words(config: &cri::ContainerConfig) -> Result<()> {
+fn fresh_last_words(mut config: cri::ContainerConfig) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
-    let mut config = config.clone();
     let Some(mount) = last_words(&mut config) else { return Ok(()) };
     let made = std::fs::write(&mount.host_path, "")
         .and_then(|()| std::fs::set_permissions(&mount.host_path, std::fs::Permissions::from_mode(0o666)));
@@ -303,6 +322,26 @@ mod tests {
     }
 
     proptest! {
+        /// Whatever the clock of the day says at either end.
+        #[test]
+        fn the_time_of_day_decides_nothing(
+            started_at in any::<i64>(),
+            finished_at in any::<i64>(),
+            ran in 1u64..1 << 50,
+            ended in 1u64..1 << 50,
+            gone in 0u64..1 << 50,
+        ) {
+            let exit = Exit { started_at, finished_at, ran_for: ran, ended, ..Exit::default() };
+            prop_assert_eq!(ran_for(&exit), Duration::from_nanos(ran));
+            prop_assert_eq!(since(&exit, Duration::from_nanos(ended + gone)), Duration::from_nanos(gone));
+            // A record of another boot, if ever one came so far.
+            prop_assert_eq!(since(&exit, Duration::ZERO), Duration::ZERO);
+            // Of a shim of an earlier version: never less than nothing.
+            let old = Exit { ran_for: 0, ended: 0, ..exit };
+            prop_assert!(ran_for(&old) <= Duration::from_nanos(u64::MAX));
+            prop_assert_eq!(since(&old, Duration::from_nanos(gone)), Duration::ZERO);
+        }
+
         #[test]
         fn no_two_attempts_have_one_log(path in "[a-z0-9./]{1,12}", first in 0u32..20) {
             let mut config = cri::ContainerConfig { log_path: path, ..kubelets(first) };

@@ -98,6 +98,13 @@ impl Board {
         all
     }
 
+    /// When the last of some was made, unix nanoseconds.
+    pub fn newest(&self, is_meant: impl Fn(&PodView) -> bool) -> i64 {
+        let published = self.read();
+        let meant = published.pods.values().filter(|view| is_meant(view));
+        meant.map(|view| view.created_at).max().unwrap_or_default()
+    }
+
     pub fn pod(&self, pod: &PodId) -> Option<Arc<PodView>> {
         self.read().pods.get(pod).cloned()
     }

@@ -467,7 +467,6 @@ pub fn record(
         image_id: image.id.clone(),
         cgroup_path: sandbox::cgroup_path(&sandbox, rooms, id.as_str())?,
         log,
-        created_at: clock::now(),
         phase: Phase::Making.into(),
         volume_images,
         ..ContainerRecord::default()

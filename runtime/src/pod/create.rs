@@ -6,7 +6,9 @@ use tracing::info;
 use super::{
     CreateContainer,
     actor::Pod,
-    attempts, container, image_volumes,
+    attempts, clock,
+    container::{self, Container},
+    image_volumes,
     record::{ContainerRecord, Phase},
     state::State,
 };
@@ -58,6 +60,7 @@ impl Pod {
         let pod = container::Pod { id: &self.id, record: &self.record, target_pid: self.target(&request)? };
         let volumes = image_volumes::resolve(&self.rooms, &request.config.mounts)?;
         let mut record = container::record(&self.rooms, &pod, &id, &request, &image, volumes)?;
+        record.created_at = clock::after(self.newest(&metadata.name));
         change(&mut record);
         self.begin_story_of(&id, &metadata.name);
         let created = container::create(&self.rooms, &self.places, &pod, record).await;
@@ -66,6 +69,13 @@ impl Pod {
         self.adopt(container);
         self.publish();
         Ok(id)
+    }
+
+    /// When the last container of a name was made, unix nanoseconds.
+    fn newest(&self, name: &str) -> i64 {
+        let of_name = |there: &&Container| there.config.metadata.as_ref().is_some_and(|own| own.name == name);
+        let times = self.containers.values().filter(of_name).map(|there| there.record.created_at);
+        times.max().unwrap_or_default()
     }
 
     /// The PID namespace of the container that a new one wants to look at.

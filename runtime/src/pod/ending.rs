@@ -30,7 +30,7 @@ impl Pods {
             let task = self.tasks().by_id.get(&pod).cloned();
             // A pod that has gone needs it no more.
             if let Some(task) = task {
-                task.send(Command::Settle(container.clone())).await.ok();
+                task.commands.send(Command::Settle(container.clone())).await.ok();
             }
             return Ok(());
         }

@@ -17,6 +17,7 @@ mod clock;
 mod container;
 mod create;
 mod doctor;
+mod doing;
 mod ending;
 mod events;
 mod handlers;
@@ -60,6 +61,7 @@ pub use self::view::{
 use self::{
     actor::{Command, Pod},
     board::Board,
+    doing::{Doing, noted},
     place::Places,
 };
 use crate::{
@@ -110,8 +112,15 @@ struct Node {
 /// The pods' tasks, by id and by what a client calls them.
 #[derive(Debug, Default)]
 struct Tasks {
-    by_id: HashMap<PodId, mpsc::Sender<Command>>,
+    by_id: HashMap<PodId, Desk>,
     by_name: HashMap<Name, PodId>,
+}
+
+/// Where a pod's task is asked, and what keeps it from answering.
+#[derive(Debug, Clone)]
+struct Desk {
+    commands: mpsc::Sender<Command>,
+    doing: Doing,
 }
 
 /// What makes a pod of CRI's the same as another.
@@ -135,12 +144,12 @@ impl Pods {
     /// Makes a pod, or joins the making of the same one.
     pub async fn run(&self, request: RunPod) -> Result<PodId> {
         sandbox::check(&self.0.rooms.handlers, &request)?;
-        let answer = self.begin(request);
-        received(answer.await)
+        let (doing, answer) = self.begin(request);
+        doing.or_hangs("run pod", "of that name", async { received(answer.await) }).await
     }
 
     /// Hands the request to the pod's task, a new one where there is none.
-    fn begin(&self, request: RunPod) -> oneshot::Receiver<Result<PodId>> {
+    fn begin(&self, request: RunPod) -> (Doing, oneshot::Receiver<Result<PodId>>) {
         let (answer, answered) = oneshot::channel();
         let name = match request.client {
             Client::Cri => Some(Name::of(&request.config)),
@@ -154,7 +163,7 @@ impl Pods {
             .and_then(|id| tasks.by_id.get(id))
             .cloned();
         match there {
-            Some(commands) => {
+            Some(Desk { commands, doing }) => {
                 if let Some(id) = name.as_ref().and_then(|name| tasks.by_name.get(name)) {
                     self.0.rooms.timelines.note(
                         id.as_str(),
@@ -166,34 +175,38 @@ impl Pods {
                     // A task that has ended drops the answer, which its caller sees.
                     commands.send(Command::Await(config, answer)).await.ok();
                 });
+                (doing, answered)
             }
             None => {
                 let id = PodId::random();
                 let (commands, receiver) = mpsc::channel(COMMANDS);
-                tasks.by_id.insert(id.clone(), commands.clone());
+                let doing = Doing::default();
+                tasks.by_id.insert(id.clone(), Desk { commands: commands.clone(), doing: doing.clone() });
                 if let Some(name) = &name {
                     tasks.by_name.insert(name.clone(), id.clone());
                 }
                 // Before the task runs, which may fail at once: its failure is this caller's answer. The queue is empty.
                 commands.try_send(Command::Await(config, answer)).ok();
-                let pod = self.new_pod(id.clone(), request, commands);
+                let pod = self.new_pod(id.clone(), request, commands, doing.clone());
                 let tasks = Arc::clone(&self.0.tasks);
                 pod.make_and_run(receiver, move || {
                     tasks.lock().unwrap_or_else(PoisonError::into_inner).forget(&id);
                 });
+                (doing, answered)
             }
         }
-        answered
     }
 
-    fn new_pod(&self, id: PodId, request: RunPod, me: mpsc::Sender<Command>) -> Pod {
+    fn new_pod(&self, id: PodId, request: RunPod, me: mpsc::Sender<Command>, doing: Doing) -> Pod {
+        let name = Name::of(&request.config);
+        let before = |view: &PodView| view.client == Client::Cri && Name::of(&view.config).is_beside(&name);
         let record = record::PodRecord {
             version: record::VERSION,
             id: id.to_string(),
             client: record::By::from(request.client).into(),
             handler: request.handler,
             config: Some(request.config.clone()),
-            created_at: clock::now(),
+            created_at: clock::after(self.0.board.newest(before)),
             ..record::PodRecord::default()
         };
         Pod {
@@ -206,6 +219,7 @@ impl Pods {
             ips: Vec::new(),
             containers: Default::default(),
             me,
+            doing,
         }
     }
 
@@ -368,8 +382,12 @@ impl Pods {
         let task = self.tasks().by_id.get(pod).cloned();
         let task = task.ok_or_else(|| Error::not_found("find pod", pod.short()))?;
         let (answer, answered) = oneshot::channel();
-        task.send(command(answer)).await.map_err(|_| Error::not_found("find pod", pod.short()))?;
-        received(answered.await)
+        let asked = async {
+            let sent = task.commands.send(command(answer)).await;
+            sent.map_err(|_| Error::not_found("find pod", pod.short()))?;
+            received(answered.await)
+        };
+        task.doing.or_hangs("ask pod", pod.short(), asked).await
     }
 
     fn home(&self, op: &'static str, container: &ContainerId) -> Result<PodId> {
@@ -397,6 +415,11 @@ impl Tasks {
 }
 
 impl Name {
+    /// Whether it is another attempt of the same pod.
+    fn is_beside(&self, other: &Self) -> bool {
+        (&self.namespace, &self.name, &self.uid) == (&other.namespace, &other.name, &other.uid)
+    }
+
     fn of(config: &cri::PodSandboxConfig) -> Self {
         let metadata = config.metadata.clone().unwrap_or_default();
         Self {
@@ -424,7 +447,7 @@ async fn blocking<T: Send + 'static>(
     op: &'static str,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    tokio::task::spawn_blocking(work)
+    noted(op, tokio::task::spawn_blocking(work))
         .await
         .map_err(|error| Error::new(Kind::Internal, op, "in a thread").because(error))?
 }

@@ -179,8 +179,13 @@ fn names(directory: &Path) -> Vec<String> {
 
 fn is_young(path: &Path) -> bool {
     let changed = fs::metadata(path).and_then(|found| found.modified());
-    let age = changed.map(|at| SystemTime::now().duration_since(at).unwrap_or_default());
-    age.is_ok_and(|age| age < YOUNG)
+    changed.is_ok_and(|at| is_near(at, SystemTime::now()))
+}
+
+/// On either side: what was made before the clock was set back does not stay until that time has come again.
+fn is_near(at: SystemTime, now: SystemTime) -> bool {
+    let apart = now.duration_since(at).unwrap_or_else(|error| error.duration());
+    apart < YOUNG
 }
 
 /// Removes one, with a line that says so. Gone already: success.
@@ -269,6 +274,14 @@ fn planned_group(directory: &Path, id: &str) -> Option<cgroup::Group> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_clock_that_was_set_back_keeps_nothing_young() {
+        let now = SystemTime::now();
+        let (moment, year) = (YOUNG / 2, Duration::from_secs(365 * 86_400));
+        assert!([now, now - moment, now + moment].iter().all(|at| is_near(*at, now)));
+        assert!([now - YOUNG, now + YOUNG, now - year, now + year].iter().all(|at| !is_near(*at, now)));
+    }
 
     #[test]
     fn what_has_a_record_is_owned_and_so_are_a_containers_volumes() {

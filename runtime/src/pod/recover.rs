@@ -19,12 +19,13 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
-    COMMANDS, Client, Name, Node, Pods, Rooms, Tasks,
+    COMMANDS, Client, Desk, Name, Node, Pods, Rooms, Tasks,
     actor::{Command, Pod},
     blocking,
     board::Board,
     clock,
     container::{self, Container},
+    doing::Doing,
     orphans::{self, Orphan},
     place::{self, Places},
     reboot,
@@ -89,8 +90,8 @@ pub async fn recover(rooms: Rooms) -> Result<Pods> {
             .for_each(|begun| drop(taking_back.spawn(begun.take_back(rooms.clone(), places.clone()))));
         // It is let go when the pod's task has seen to them.
         ending.into_iter().for_each(|ending| drop(taking_back.spawn(async { drop(ending.await) })));
-        let Some(There { id, name, commands }) = pod else { continue };
-        tasks.by_id.insert(id.clone(), commands);
+        let Some(There { id, name, desk }) = pod else { continue };
+        tasks.by_id.insert(id.clone(), desk);
         if let Some(name) = name {
             tasks.by_name.insert(name, id);
         }
@@ -163,7 +164,7 @@ struct Revived {
 struct There {
     id: PodId,
     name: Option<Name>,
-    commands: mpsc::Sender<Command>,
+    desk: Desk,
 }
 
 /// What was begun and not ended when berthd ended.
@@ -216,6 +217,7 @@ async fn revive(start: Start, remains: Remains) -> Result<Revived> {
         sandbox::note(places, &id, &mut record, Phase::Stopping).await?;
     }
     let (me, commands) = mpsc::channel(COMMANDS);
+    let doing = Doing::default();
     let config = record.config.clone().unwrap_or_default();
     let name = (record.by() == Client::Cri).then(|| Name::of(&config));
     let mut pod = Pod {
@@ -228,6 +230,7 @@ async fn revive(start: Start, remains: Remains) -> Result<Revived> {
         config: Arc::new(config),
         containers: Default::default(),
         me: me.clone(),
+        doing: doing.clone(),
     };
     let (made, begun): (Vec<_>, Vec<_>) = containers.into_iter().partition(whole);
     for (id, _) in &begun {
@@ -274,7 +277,8 @@ async fn revive(start: Start, remains: Remains) -> Result<Revived> {
     }
     let begun = (!begun.is_empty()).then_some(Begun { containers: begun, pod: None });
     fault::point("start.pod");
-    Ok(Revived { pod: Some(There { id, name, commands: me }), begun, ending })
+    let desk = Desk { commands: me, doing };
+    Ok(Revived { pod: Some(There { id, name, desk }), begun, ending })
 }
 
 /// One that is always to run, and nothing says that it was stopped before the machine was.

@@ -8,6 +8,7 @@ use berth_launch::{fault, v1 as launch};
 
 use super::{
     Client, Handler, Handlers, Rooms, RunPod, asks, blocking, clock,
+    doing::noted,
     place::{self, Places},
     ports::host_ports,
     record::{self, Phase, PodRecord},
@@ -21,6 +22,9 @@ use crate::{
     net::{Attachment, Choice, Wish},
     oci,
 };
+
+/// A step, which writes leases.
+const TAKE: &str = "take addresses";
 
 /// The pod's cgroup, where its reaper lives; its containers' are beside it.
 ///
@@ -67,7 +71,7 @@ async fn try_make(rooms: &Rooms, places: &Places, id: &PodId, record: &mut PodRe
         NamespaceMode::Node => None,
         _ if loopback_only => None,
         _ => Some(
-            timelines.timed(id.as_str(), "take addresses", rooms.network.attach(id, choice, &wish)).await?,
+            timelines.timed(id.as_str(), TAKE, noted(TAKE, rooms.network.attach(id, choice, &wish))).await?,
         ),
     };
     fault::point("pod.attached");
@@ -127,7 +131,9 @@ pub async fn take_ports(rooms: &Rooms, id: &PodId, config: &cri::PodSandboxConfi
         true => Ok(()),
         false => {
             let wish = Wish { ports, ..Wish::default() };
-            rooms.network.attach(id, Choice::BuiltIn(wish::network(config)), &wish).await.map(drop)
+            noted(TAKE, rooms.network.attach(id, Choice::BuiltIn(wish::network(config)), &wish))
+                .await
+                .map(drop)
         }
     }
 }
@@ -161,7 +167,7 @@ pub async fn remove(rooms: &Rooms, places: &Places, id: &PodId, record: &PodReco
 pub async fn let_go(rooms: &Rooms, places: &Places, id: &PodId) -> Result<()> {
     let dir = places.pod_dir(id);
     let unpinned = blocking("unpin", move || place::unpin(&dir)).await;
-    unpinned.and(rooms.network.release(id).await)
+    unpinned.and(noted("let addresses go", rooms.network.release(id)).await)
 }
 
 /// The reaper holds every namespace of the pod open.

@@ -77,7 +77,8 @@ impl State {
 pub fn reason(exit: &Exit) -> &'static str {
     match (exit.oom_killed, exit.exit_code, exit.started_at) {
         (true, _, _) => "OOMKilled",
-        (false, _, 0) if !exit.message.is_empty() => "StartError",
+        // One that was killed and nobody saw it has no start that anybody knows, but had one perhaps.
+        (false, _, 0) if !exit.message.is_empty() && exit.signal == 0 => "StartError",
         (false, 0, _) => "Completed",
         (false, _, _) => "Error",
     }
@@ -103,6 +104,8 @@ mod tests {
         assert_eq!(reason(&exit(false, 1, 1, "")), "Error");
         assert_eq!(reason(&exit(false, 127, 0, "x: no such file")), "StartError");
         assert_eq!(reason(&exit(false, 137, 0, "")), "Error");
+        let rebooted = Exit { signal: 9, ..exit(false, 137, 0, "the machine was started anew") };
+        assert_eq!(reason(&rebooted), "Error");
     }
 
     proptest! {

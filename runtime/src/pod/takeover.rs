@@ -1,9 +1,14 @@
 //! A shim that was killed does not take its container with it: another takes over. Where none can, the container is
 //! ended, and its exit says why.
 
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
 
-use berth_launch::v1::status::Held;
+use berth_launch::v1::{self as launch, status::Held};
+use prost::Message;
 use tracing::{error, warn};
 
 use super::{
@@ -31,6 +36,27 @@ const DYING: Duration = Duration::from_secs(2);
 /// Why a container was ended.
 pub const NO_OTHER: &str = "its shim was killed and no other could take over; it was ended";
 const HANGS: &str = "its shim hangs on a disk that does not answer, that of its log perhaps; it was ended";
+
+/// Whether somebody asked for the end: else a pod that wants restarts has another attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    BySomebody,
+    AsItsShimWrote,
+}
+
+/// What the dead shim had written of the run: when it began, whether it was to end.
+fn as_last_known(exit: launch::Exit, dir: &Path, wanted: Wanted) -> launch::Exit {
+    let live = fs::read(dir.join(berth_launch::LIVE)).ok();
+    let live = live.and_then(|bytes| launch::Live::decode(bytes.as_slice()).ok()).unwrap_or_default();
+    let status = live.status.unwrap_or_default();
+    launch::Exit {
+        pid: live.pid,
+        started_at: status.started_at,
+        restarts: status.restarts,
+        asked: live.stopping || wanted == Wanted::BySomebody,
+        ..exit
+    }
+}
 
 /// The takeovers of one container in this daemon's life.
 #[derive(Debug, Default, Clone, Copy)]
@@ -91,7 +117,7 @@ impl Pod {
             Ok(shim) => self.follow(id, shim),
             Err(error) => {
                 warn!(container = %id, error = error.chain(), "its shim was killed and no other could take over");
-                self.end_orphan(id, record, NO_OTHER).await;
+                self.end_orphan(id, record, NO_OTHER, Wanted::AsItsShimWrote).await;
             }
         }
     }
@@ -102,7 +128,7 @@ impl Pod {
         let Some(there) = self.containers.get(id) else { return Ok(()) };
         let record = there.record.clone();
         let Some(shim) = &there.shim else {
-            self.end_orphan(id, record, NO_OTHER).await;
+            self.end_orphan(id, record, NO_OTHER, Wanted::BySomebody).await;
             return Ok(());
         };
         shim.put_down().map_err(|error| Error::io("kill shim", id.short(), error))?;
@@ -111,7 +137,7 @@ impl Pod {
             return Ok(());
         }
         warn!(container = %id, log = record.log, "its shim waits for a disk and does not die of SIGKILL before that answers");
-        self.end_orphan(id, record, HANGS).await;
+        self.end_orphan(id, record, HANGS, Wanted::BySomebody).await;
         Ok(())
     }
 
@@ -127,15 +153,22 @@ impl Pod {
     }
 
     /// Nobody reads its output or restarts it any more: it is ended, and that is written down.
-    pub async fn end_orphan(&mut self, id: &ContainerId, record: ContainerRecord, why: &'static str) {
+    pub async fn end_orphan(
+        &mut self,
+        id: &ContainerId,
+        record: ContainerRecord,
+        why: &'static str,
+        wanted: Wanted,
+    ) {
         let (rooms, directory) = (self.rooms.clone(), self.places.container_record(id));
+        let dir = self.places.container_dir(id);
         let ended = blocking("end container", move || {
             let cleared = container::clear_cgroup(&rooms, &record.cgroup_path);
             // The shim that could not take over may have come as far as a record.
             if let Some(exit) = record::read_exit(&directory) {
                 return Ok(exit);
             }
-            let exit = container::unseen(&record, why);
+            let exit = as_last_known(container::unseen(&record, why), &dir, wanted);
             if let Err(error) = record::write_exit(&directory, &exit) {
                 warn!(container = record.id, %error, "exit record not written");
             }
@@ -157,6 +190,23 @@ impl Pod {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_end_that_nobody_saw_has_what_the_shim_had_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let unseen = || launch::Exit { exit_code: 137, ..launch::Exit::default() };
+        let nothing = as_last_known(unseen(), dir.path(), Wanted::AsItsShimWrote);
+        assert_eq!((nothing.started_at, nothing.asked), (0, false));
+        let status = launch::Status { started_at: 7, restarts: 2, ..launch::Status::default() };
+        for stopping in [false, true] {
+            let live = launch::Live { status: Some(status.clone()), stopping, ..launch::Live::default() };
+            fs::write(dir.path().join(berth_launch::LIVE), live.encode_to_vec()).unwrap();
+            let ended = as_last_known(unseen(), dir.path(), Wanted::AsItsShimWrote);
+            assert_eq!((ended.started_at, ended.restarts, ended.exit_code), (7, 2, 137));
+            assert_eq!(ended.asked, stopping);
+            assert!(as_last_known(unseen(), dir.path(), Wanted::BySomebody).asked);
+        }
+    }
 
     #[test]
     fn shims_that_die_one_after_the_other_are_replaced_for_a_while_only() {

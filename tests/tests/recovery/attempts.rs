@@ -16,14 +16,14 @@ use nix::{
 const RESTARTS: &str = "io.kubernetes.container.restartCount";
 const LAST_WORDS: &str = "io.kubernetes.container.terminationMessagePath";
 
-fn pod_with(daemon: &Daemon, annotations: &[(&str, &str)]) -> Pod {
+pub fn pod_with(daemon: &Daemon, annotations: &[(&str, &str)]) -> Pod {
     let mut config = berth_tests::pod("attempts");
     config.annotations.extend(annotations.iter().map(|(key, text)| ((*key).to_owned(), (*text).to_owned())));
     daemon.run_pod(config).unwrap()
 }
 
 /// As a kubelet asks for an attempt.
-fn attempt(daemon: &Daemon, number: u32, words: &[&str]) -> Asked {
+pub fn attempt(daemon: &Daemon, number: u32, words: &[&str]) -> Asked {
     let last = daemon.dir().join(format!("last-words-{number}"));
     fs::write(&last, "").unwrap();
     let mount = cri::Mount {
@@ -40,26 +40,26 @@ fn attempt(daemon: &Daemon, number: u32, words: &[&str]) -> Asked {
 }
 
 /// The pod's containers by their attempt.
-fn attempts(daemon: &Daemon, pod: &Pod) -> HashMap<u32, cri::Container> {
+pub fn attempts(daemon: &Daemon, pod: &Pod) -> HashMap<u32, cri::Container> {
     let filter = cri::ContainerFilter { pod_sandbox_id: pod.id.clone(), ..Default::default() };
     let all = daemon.list_containers(filter);
     all.into_iter().map(|found| (found.metadata.clone().unwrap().attempt, found)).collect()
 }
 
 /// Waits until that attempt has come so far.
-fn comes(daemon: &Daemon, pod: &Pod, number: u32, state: cri::ContainerState) -> cri::ContainerStatus {
+pub fn comes(daemon: &Daemon, pod: &Pod, number: u32, state: cri::ContainerState) -> cri::ContainerStatus {
     eventually(&format!("attempt {number} to be {state:?}"), || {
         let found = attempts(daemon, pod).remove(&number).filter(|found| found.state() == state)?;
         Some(daemon.status(&found.id).unwrap())
     })
 }
 
-fn pid_of(daemon: &Daemon, id: &str) -> unistd::Pid {
+pub fn pid_of(daemon: &Daemon, id: &str) -> unistd::Pid {
     unistd::Pid::from_raw(i32::try_from(daemon.details(id)["pid"].as_i64().unwrap()).unwrap())
 }
 
 /// Kills a process that somebody else watches.
-fn end(pid: unistd::Pid) {
+pub fn end(pid: unistd::Pid) {
     kill(pid, Signal::SIGKILL).unwrap();
 }
 

@@ -1,18 +1,12 @@
 //! Disks and servers that do not answer: whoever needs them waits, nobody else does, and once they answer all is well.
 
-use std::{
-    cell::Cell,
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-    thread,
-};
+use std::{fs, path::Path, thread};
 
 use berth_cri::v1::{
     self as cri,
     ContainerState::{ContainerExited as Exited, ContainerRunning as Running, ContainerUnknown as Unknown},
 };
-use berth_tests::{Asked, Daemon, Mood, Pod, Sick, asked, eventually, processes_naming, required, skip};
+use berth_tests::{Asked, Daemon, Freezer, Mood, Pod, Sick, asked, eventually, processes_naming};
 use nix::sys::signal::{Signal, kill};
 use tonic::Code;
 
@@ -34,7 +28,7 @@ fn served(test: &str, daemon: &Daemon) -> Option<Sick> {
 }
 
 /// That a process waits in the kernel and hears no signal.
-fn waits_for_a_disk(pid: i32) -> bool {
+pub fn waits_for_a_disk(pid: i32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(')').is_some_and(|(_, rest)| rest.starts_with(" D"))
 }
@@ -46,7 +40,7 @@ fn dies_and_comes_back(daemon: &mut Daemon) {
 }
 
 /// What has nothing to do with the disk goes on.
-fn others_work(daemon: &Daemon, pod: &Pod, beside: &str) {
+pub fn others_work(daemon: &Daemon, pod: &Pod, beside: &str) {
     assert_eq!(daemon.exec_ok(beside, &["echo", "on"]), "on\n");
     assert_eq!(daemon.status(beside).unwrap().state(), Running);
     let next = asked("next", &["true"]);
@@ -117,63 +111,12 @@ fn who_waits_for_a_volume_is_told_and_ends_when_that_answers() {
     daemon.remove_container(&id).unwrap();
 }
 
-/// A file system of its own for logs, which can be frozen.
-struct LogDisk {
-    target: PathBuf,
-    frozen: Cell<bool>,
-}
-
-impl LogDisk {
-    /// None, and the test is skipped, where a file can't be mounted.
-    fn new(test: &str, daemon: &Daemon) -> Option<Self> {
-        if !required(test, &["mkfs.ext4", "mount", "umount", "fsfreeze"]) {
-            return None;
-        }
-        let (image, target) = (daemon.dir().join("disk"), daemon.dir().join("logs"));
-        fs::File::create(&image).unwrap().set_len(32 << 20).unwrap();
-        let run = |command: &mut Command| {
-            let output = command.output().unwrap();
-            output.status.success().then_some(()).ok_or(String::from_utf8_lossy(&output.stderr).into_owned())
-        };
-        run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&image)).unwrap();
-        fs::create_dir(&target).unwrap();
-        if let Err(error) = run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&target)) {
-            skip(test, &format!("no loop device: {error}"));
-            return None;
-        }
-        Some(Self { target, frozen: Cell::new(false) })
-    }
-
-    fn pod(&self, daemon: &Daemon, name: &str) -> Pod {
-        let directory = self.target.join(name);
-        fs::create_dir(&directory).unwrap();
-        let log_directory = directory.display().to_string();
-        daemon.run_pod(cri::PodSandboxConfig { log_directory, ..berth_tests::pod(name) }).unwrap()
-    }
-
-    fn freeze(&self) {
-        self.turn("--freeze");
-        self.frozen.set(true);
-    }
-
-    fn thaw(&self) {
-        self.turn("--unfreeze");
-        self.frozen.set(false);
-    }
-
-    fn turn(&self, how: &str) {
-        assert!(Command::new("fsfreeze").arg(how).arg(&self.target).status().unwrap().success(), "{how}");
-    }
-}
-
-impl Drop for LogDisk {
-    fn drop(&mut self) {
-        if self.frozen.get() {
-            self.thaw();
-        }
-        // Whoever has a log open there keeps it for a moment; the mount is out of sight at once.
-        Command::new("umount").arg("-l").arg(&self.target).status().ok();
-    }
+/// A pod whose logs are there.
+fn pod_on(disk: &Freezer, daemon: &Daemon, name: &str) -> Pod {
+    let directory = disk.path().join(name);
+    fs::create_dir(&directory).unwrap();
+    let log_directory = directory.display().to_string();
+    daemon.run_pod(cri::PodSandboxConfig { log_directory, ..berth_tests::pod(name) }).unwrap()
 }
 
 fn spam(name: &str) -> Asked {
@@ -184,8 +127,8 @@ fn spam(name: &str) -> Asked {
 fn a_log_disk_that_hangs_holds_up_its_own_containers_only() {
     const TEST: &str = "a_log_disk_that_hangs_holds_up_its_own_containers_only";
     let mut daemon = Daemon::with_fixture();
-    let Some(disk) = LogDisk::new(TEST, &daemon) else { return };
-    let (pod, other) = (disk.pod(&daemon, "hangs"), daemon.plain_pod("other"));
+    let Some(disk) = Freezer::mount(TEST, daemon.dir(), &daemon.dir().join("logs")) else { return };
+    let (pod, other) = (pod_on(&disk, &daemon, "hangs"), daemon.plain_pod("other"));
     let ids = ["one", "two", "three"].map(|name| daemon.launch(&pod, &spam(name)).unwrap());
     let beside = daemon.launch(&other, &asked("c", &["sleep", "inf"])).unwrap();
     let shims = ids.each_ref().map(|id| shim_of(pid_of(&daemon, id)));
@@ -197,7 +140,8 @@ fn a_log_disk_that_hangs_holds_up_its_own_containers_only() {
         daemon.stop_container(id, 0).unwrap();
         let status = daemon.status(id).unwrap();
         assert_eq!((status.state(), status.exit_code), (Exited, 137), "{status:?}");
-        assert!(status.message.contains("hangs on a disk"), "{status:?}");
+        assert!(status.message.contains("hangs on a disk") && status.reason == "Error", "{status:?}");
+        assert!(status.started_at > 0, "{status:?}");
     };
     others_work(&daemon, &other, &beside);
     ended(&daemon, &ids[0]);
@@ -233,8 +177,8 @@ fn a_log_disk_that_hangs_holds_up_its_own_containers_only() {
 fn berthd_can_die_while_a_container_waits_for_its_logs_disk() {
     const TEST: &str = "berthd_can_die_while_a_container_waits_for_its_logs_disk";
     let mut daemon = Daemon::with_fixture();
-    let Some(disk) = LogDisk::new(TEST, &daemon) else { return };
-    let (pod, other) = (disk.pod(&daemon, "hangs"), daemon.plain_pod("other"));
+    let Some(disk) = Freezer::mount(TEST, daemon.dir(), &daemon.dir().join("logs")) else { return };
+    let (pod, other) = (pod_on(&disk, &daemon, "hangs"), daemon.plain_pod("other"));
     let beside = daemon.launch(&other, &asked("c", &["sleep", "inf"])).unwrap();
     let name = daemon.bridge().to_owned();
     disk.freeze();
@@ -254,7 +198,7 @@ fn berthd_can_die_while_a_container_waits_for_its_logs_disk() {
     daemon.remove_pod(&pod.id).unwrap();
 }
 
-fn thread_waits(pid: i32) -> bool {
+pub fn thread_waits(pid: i32) -> bool {
     let threads = fs::read_dir(Path::new("/proc").join(pid.to_string()).join("task"));
     threads.into_iter().flatten().flatten().any(|thread| {
         thread.file_name().to_str().and_then(|name| name.parse().ok()).is_some_and(waits_for_a_disk)

@@ -1,16 +1,19 @@
 //! The daemon dies; containers do not. What they wrote and how they ended is there when it is back.
 
 mod attempts;
+mod clock;
 mod crash;
 mod disk;
 mod faults;
 mod found;
+mod frozen;
 mod hang;
 mod memory;
 mod output;
 mod reboot;
 mod refusals;
 mod registry;
+mod service;
 mod shim;
 mod sweep;
 

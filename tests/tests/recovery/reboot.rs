@@ -96,6 +96,7 @@ fn what_is_always_to_run_runs_again_after_a_reboot() {
     assert_eq!(inspect(&daemon, "stopped")["State"]["ExitCode"], 3);
     let status = daemon.status(&id).unwrap();
     assert_eq!((status.state(), status.exit_code), (cri::ContainerState::ContainerExited, 137));
+    assert_eq!(status.reason, "Error", "{status:?}");
     assert!(status.message.contains("the machine was started anew"), "{status:?}");
     assert_eq!(daemon.pod_status(&pod.id).unwrap().state(), cri::PodSandboxState::SandboxNotready);
     // And once more: it was not once only.

@@ -42,12 +42,13 @@ pub fn kill_shim_of(init: i32) {
 
 /// Waits until another shim answers for the container.
 fn taken_over(daemon: &Daemon, id: &str) {
-    let told = || {
-        let log = daemon.log();
-        let mut lines = log.lines().filter(|line| line.contains("another took over"));
-        lines.any(|line| line.contains(id)).then_some(())
-    };
-    eventually("another shim to take over", told);
+    eventually("another shim to take over", || (takeovers(daemon, id) > 0).then_some(()));
+}
+
+/// How often one has.
+fn takeovers(daemon: &Daemon, id: &str) -> usize {
+    let log = daemon.log();
+    log.lines().filter(|line| line.contains("another took over") && line.contains(id)).count()
 }
 
 #[test]
@@ -176,6 +177,30 @@ fn the_shim_that_takes_over_restarts_too() {
 }
 
 #[test]
+fn the_shim_that_takes_over_counts_restarts_on() {
+    if skipped("the_shim_that_takes_over_counts_restarts_on") {
+        return;
+    }
+    let daemon = Daemon::with_fixture();
+    let run = ["run", "-d", "--name", "twice", "--restart", "on-failure:2", images::FIXTURE, "sleep", "inf"];
+    let id = daemon.berth_ok(&run);
+    for restarts in 0..3 {
+        let init = eventually("it to run", || {
+            let told = inspect(&daemon, "twice");
+            let pid = told["State"]["Pid"].as_i64().and_then(|pid| i32::try_from(pid).ok())?;
+            (told["RestartCount"] == restarts && pid != 0).then_some(pid)
+        });
+        // Each run has another shim in the end: what one has counted the next one knows.
+        let before = takeovers(&daemon, &id);
+        kill_shim_of(init);
+        eventually("another shim to take over", || (takeovers(&daemon, &id) > before).then_some(()));
+        kill(Pid::from_raw(init), Signal::SIGKILL).unwrap();
+    }
+    assert_eq!(daemon.berth(&["wait", "twice"]).stdout, "137\n");
+    assert_eq!(inspect(&daemon, "twice")["RestartCount"], 2);
+}
+
+#[test]
 fn a_terminal_outlives_its_shim() {
     if skipped("a_terminal_outlives_its_shim") {
         return;
@@ -206,6 +231,8 @@ fn what_cannot_be_taken_over_is_ended_and_told() {
     kill_shim_of(pid_of(&daemon, &id));
     let ended = daemon.exited(&id);
     assert!(ended.exit_code == 137 && ended.message.contains("its shim was killed"), "{ended:?}");
+    // It had run.
+    assert!(ended.started_at > 0 && ended.reason == "Error", "{ended:?}");
     for id in [&created, &id] {
         daemon.remove_container(id).unwrap();
     }
