@@ -141,6 +141,8 @@ After=network.target local-fs.target
 
 [Service]
 Type=notify
+# Says each half of it that it answers; one that does not is ended, and started again.
+WatchdogSec=60
 ExecStart={prefix}/bin/berthd
 ExecReload=/bin/kill -HUP $MAINPID
 # Shims live in this unit and outlive the daemon: it alone is stopped.
@@ -167,7 +169,13 @@ mod tests {
     #[test]
     fn the_unit_leaves_containers_alone_and_starts_what_was_installed() {
         let unit = unit(Path::new("/opt/berth"));
-        for line in ["ExecStart=/opt/berth/bin/berthd", "KillMode=process", "Delegate=yes", "Type=notify"] {
+        for line in [
+            "ExecStart=/opt/berth/bin/berthd",
+            "KillMode=process",
+            "Delegate=yes",
+            "Type=notify",
+            "WatchdogSec=60",
+        ] {
             assert!(unit.lines().any(|found| found == line), "{line}\n{unit}");
         }
     }

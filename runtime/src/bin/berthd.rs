@@ -5,6 +5,7 @@ use std::{
     path::PathBuf,
     process::ExitCode,
     sync::Arc,
+    time::Duration,
 };
 
 use berth::{
@@ -162,6 +163,7 @@ async fn live(arguments: &Arguments, config: Config, level: &LevelHandle) -> Res
     let listener = serve::bind(&socket)?;
     info!(version = api::VERSION, listen = %config.daemon.listen, "ready");
     notify("READY=1");
+    keep_watchdog(pods.clone());
     let stop = until_stopped(arguments, config.clone(), level)?;
     let door = Door::new(pods.clone(), rooms.clone(), config, streaming.tickets());
     let stopping = CancellationToken::new();
@@ -280,6 +282,27 @@ fn log_to_stderr(config: &Config) -> Result<LevelHandle> {
         _ => registry.with(text.with_ansi(io::stderr().is_terminal())).init(),
     }
     Ok(handle)
+}
+
+/// Says to a service manager that wants to hear it (sd_watchdog_enabled(3)) that the event loop turns and lists are answered.
+fn keep_watchdog(pods: Pods) {
+    let of = |name: &str| std::env::var(name).ok();
+    let Some(every) = watchdog(of("WATCHDOG_USEC").as_deref(), of("WATCHDOG_PID").as_deref()) else { return };
+    tokio::spawn(async move {
+        loop {
+            // It would wait for ever where whoever holds them does.
+            drop(pods.list());
+            notify("WATCHDOG=1");
+            tokio::time::sleep(every).await;
+        }
+    });
+}
+
+/// How often: twice in the time after which nothing heard is taken for a hang. None where it is not asked for, or of another.
+fn watchdog(microseconds: Option<&str>, pid: Option<&str>) -> Option<Duration> {
+    let is_us = pid.is_none_or(|pid| pid.parse() == Ok(std::process::id()));
+    let within = microseconds?.parse().ok().filter(|within| *within > 1)?;
+    is_us.then(|| Duration::from_micros(within) / 2)
 }
 
 /// Tells a service manager, where one listens (sd_notify(3)).
