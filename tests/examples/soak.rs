@@ -8,7 +8,7 @@
 //! ```
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap},
     fs,
     path::Path,
     process::ExitCode,
@@ -21,7 +21,7 @@ use std::{
 };
 
 use berth_cri::v1::{self as cri, ContainerState};
-use berth_tests::{Answer, Daemon, Line, Options, Pod, asked, lines, until};
+use berth_tests::{Answer, Asked, Daemon, Line, Options, Pod, asked, lines, until};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -41,8 +41,8 @@ struct World {
     daemon: RwLock<Daemon>,
     /// Containers that run, with their init.
     running: Mutex<BTreeMap<String, i32>>,
-    /// Those whose shim was killed: what they were writing just then may be cut.
-    orphans: Mutex<HashSet<String>>,
+    /// Those whose shim was killed, and how often: each time the line that it was reading may lack its beginning.
+    orphans: Mutex<HashMap<String, usize>>,
     breaches: Mutex<Vec<String>>,
     refused: Mutex<BTreeMap<String, u64>>,
     ended: AtomicBool,
@@ -50,6 +50,9 @@ struct World {
     execs: AtomicU64,
     given_up: AtomicU64,
     checked_lines: AtomicU64,
+    orphans_lines: AtomicU64,
+    torn_lines: AtomicU64,
+    attempts: AtomicU64,
     daemon_kills: AtomicU64,
     shim_kills: AtomicU64,
 }
@@ -68,6 +71,36 @@ impl Dice {
         self.0 ^= self.0 >> 27;
         (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % count
     }
+}
+
+/// What a pod asks of berthd.
+#[derive(Debug, Clone, Copy)]
+enum Share {
+    Plain,
+    Failing,
+    Always,
+}
+
+/// So often one that fails is started again.
+const RETRIES: u8 = 2;
+
+impl Share {
+    fn asks(self) -> Option<&'static str> {
+        match self {
+            Self::Plain => None,
+            Self::Failing => Some("on-failure:2"),
+            Self::Always => Some("always"),
+        }
+    }
+}
+
+/// The first attempt of a container, with the log that a kubelet would give it.
+fn attempt(words: &[&str]) -> Asked {
+    asked("c", words).with(|config| config.log_path = "c/0.log".into())
+}
+
+fn number_of(container: &cri::Container) -> u32 {
+    container.metadata.as_ref().map_or(0, |metadata| metadata.attempt)
 }
 
 /// A cycle that can't go on, through nobody's fault.
@@ -93,6 +126,9 @@ fn main() -> ExitCode {
         execs: AtomicU64::new(0),
         given_up: AtomicU64::new(0),
         checked_lines: AtomicU64::new(0),
+        orphans_lines: AtomicU64::new(0),
+        torn_lines: AtomicU64::new(0),
+        attempts: AtomicU64::new(0),
         daemon_kills: AtomicU64::new(0),
         shim_kills: AtomicU64::new(0),
     };
@@ -109,14 +145,18 @@ fn main() -> ExitCode {
     world.compare(before, after);
     let count = |number: &AtomicU64| number.load(Ordering::Relaxed);
     println!(
-        "{} cycles, {} execs, {} calls given up or cut by a deadline, {} kills of berthd, {} of shims, {} log lines \
-         checked, {:.0} s, load {}",
+        "{} cycles, {} execs, {} attempts of berthd's making, {} calls given up or cut by a deadline, {} kills of berthd, \
+         {} of shims, {} log lines checked, {} of them of containers whose shim was killed, and of those {} without their \
+         beginning, {:.0} s, load {}",
         count(&world.cycles),
         count(&world.execs),
+        count(&world.attempts),
         count(&world.given_up),
         count(&world.daemon_kills),
         count(&world.shim_kills),
         count(&world.checked_lines),
+        count(&world.orphans_lines),
+        count(&world.torn_lines),
         began.elapsed().as_secs_f64(),
         load(),
     );
@@ -175,7 +215,7 @@ impl World {
             return;
         };
         let Some(shim) = shim_of(*init) else { return };
-        lock(&self.orphans).insert(id.clone());
+        *lock(&self.orphans).entry(id.clone()).or_default() += 1;
         // It may have gone by itself.
         if kill(Pid::from_raw(shim), Signal::SIGKILL).is_ok() {
             self.shim_kills.fetch_add(1, Ordering::Relaxed);
@@ -183,13 +223,106 @@ impl World {
     }
 
     fn cycle(&self, client: u64, dice: &mut Dice) -> Result<(), Abandoned> {
-        let config = berth_tests::pod(&format!("soak-{client}"));
+        let mut config = berth_tests::pod(&format!("soak-{client}"));
+        let share = match dice.below(8) {
+            0 => Share::Failing,
+            1 => Share::Always,
+            _ => Share::Plain,
+        };
+        config.annotations.extend(share.asks().map(|ask| ("berth.dev/restart".to_owned(), ask.to_owned())));
         let pod = self.insist("run pod", |daemon| daemon.run_pod(config.clone()))?;
-        let gone = self.in_pod(&pod, dice);
+        let gone = match share {
+            Share::Plain => self.in_pod(&pod, dice),
+            Share::Failing => self.failing(&pod),
+            Share::Always => self.always(&pod),
+        };
         self.insist("remove pod", |daemon| daemon.remove_pod(&pod.id))?;
         // A kubelet removes its logs itself.
         fs::remove_dir_all(&pod.config.log_directory).ok();
         gone
+    }
+
+    /// A container that fails at once is started again twice: each attempt is there once, with its exit code and its log.
+    fn failing(&self, pod: &Pod) -> Result<(), Abandoned> {
+        let first = attempt(&["exit", "3"]);
+        let id = self.insist("create", |daemon| daemon.create(pod, &first))?;
+        self.start(&id)?;
+        let ended = |attempt: &cri::Container| attempt.state() == ContainerState::ContainerExited;
+        let all = until(PATIENCE, || {
+            let all = self.attempts_of(pod)?;
+            let last = all.iter().find(|attempt| number_of(attempt) == u32::from(RETRIES));
+            last.is_some_and(ended).then_some(all)
+        });
+        let Some(mut all) = all else {
+            self.breach(format!("of {id} there are the attempts {:?}", self.attempts_of(pod)));
+            return Err(Abandoned);
+        };
+        all.sort_by_key(number_of);
+        self.attempts.fetch_add(u64::from(RETRIES), Ordering::Relaxed);
+        let numbers: Vec<u32> = all.iter().map(number_of).collect();
+        if numbers != (0..=u32::from(RETRIES)).collect::<Vec<_>>() || !all.iter().all(ended) {
+            self.breach(format!("of {id} there are the attempts {numbers:?}"));
+        }
+        for attempt in all {
+            let log = Path::new(&pod.config.log_directory).join(format!("c/{}.log", number_of(&attempt)));
+            let status = self.insist("status", |daemon| daemon.status(&attempt.id))?;
+            if !log.is_file() || status.exit_code != 3 {
+                self.breach(format!(
+                    "attempt {} of {id}: {status:?}, log {}",
+                    number_of(&attempt),
+                    log.is_file()
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// A container that is killed has one more attempt; one that is stopped has none.
+    fn always(&self, pod: &Pod) -> Result<(), Abandoned> {
+        let first = attempt(&["sleep", "inf"]);
+        let id = self.insist("create", |daemon| daemon.create(pod, &first))?;
+        self.start(&id)?;
+        let Some(init) = until(PATIENCE, || self.init_of(&id)) else { return Err(Abandoned) };
+        kill(Pid::from_raw(init), Signal::SIGKILL).ok();
+        let next = until(PATIENCE, || {
+            let all = self.attempts_of(pod)?;
+            let running = |one: &&cri::Container| {
+                number_of(one) == 1 && one.state() == ContainerState::ContainerRunning
+            };
+            all.iter().find(running).map(|one| one.id.clone())
+        });
+        let Some(next) = next else {
+            self.breach(format!("of {id} there are the attempts {:?}", self.attempts_of(pod)));
+            return Err(Abandoned);
+        };
+        self.attempts.fetch_add(1, Ordering::Relaxed);
+        self.insist("stop", |daemon| daemon.stop_container(&next, 0))?;
+        // By then its pod's task would have begun another.
+        self.insist("remove container", |daemon| daemon.remove_container(&id))?;
+        match self.attempts_of(pod).map(|all| all.iter().map(number_of).collect::<Vec<_>>()) {
+            None => Ok(()),
+            Some(numbers) if numbers == [1] => Ok(()),
+            Some(numbers) => {
+                self.breach(format!("after {next} was stopped there are the attempts {numbers:?}"));
+                Ok(())
+            }
+        }
+    }
+
+    /// None while berthd does not answer.
+    fn attempts_of(&self, pod: &Pod) -> Option<Vec<cri::Container>> {
+        let daemon = self.daemon();
+        let filter = Some(cri::ContainerFilter { pod_sandbox_id: pod.id.clone(), ..Default::default() });
+        let request = cri::ListContainersRequest { filter };
+        daemon.call(daemon.runtime().list_containers(request)).ok().map(|answer| answer.containers)
+    }
+
+    fn start(&self, id: &str) -> Result<(), Abandoned> {
+        self.insist("start", |daemon| match daemon.start_container(id) {
+            // The call before this one had got as far as that.
+            Err(status) if status.code() == Code::FailedPrecondition => daemon.status(id).map(drop),
+            answer => answer,
+        })
     }
 
     fn in_pod(&self, pod: &Pod, dice: &mut Dice) -> Result<(), Abandoned> {
@@ -206,14 +339,7 @@ impl World {
             });
         }
         let id = self.insist("create", |daemon| daemon.create(pod, &spam))?;
-        let started = self.insist("start", |daemon| match daemon.start_container(&id) {
-            // The call before this one had got as far as that.
-            Err(status) if status.code() == Code::FailedPrecondition => daemon.status(&id).map(drop),
-            answer => answer,
-        });
-        if started.is_err() {
-            return Err(Abandoned);
-        }
+        self.start(&id)?;
         let init = self.init_of(&id);
         lock(&self.running).extend(init.map(|init| (id.clone(), init)));
         for _ in 0..dice.below(3) {
@@ -229,13 +355,17 @@ impl World {
             (status.state() == ContainerState::ContainerExited).then_some(status)
         });
         lock(&self.running).remove(&id);
-        let orphan = lock(&self.orphans).contains(&id);
+        let kills = lock(&self.orphans).get(&id).copied().unwrap_or_default();
         match ended {
             None => self.breach(format!("container {id} does not end")),
-            Some(status) if !stopped && !orphan && status.exit_code != 0 => {
+            Some(status) if !stopped && kills == 0 && status.exit_code != 0 => {
                 self.breach(format!("container {id} ended with {}: {}", status.exit_code, status.message));
             }
-            Some(_) => self.check_log(&id, &self.daemon().log_path_of(pod, &spam), stopped, orphan),
+            Some(status) => {
+                // One that no other shim took over was ended with it.
+                let cut = stopped || (kills > 0 && status.exit_code != 0);
+                self.check_log(&id, &self.daemon().log_path_of(pod, &spam), cut, kills);
+            }
         }
         self.insist("remove container", |daemon| daemon.remove_container(&id))
     }
@@ -327,19 +457,33 @@ impl World {
         *lock(&self.refused).entry(format!("{what}: {how}")).or_default() += 1;
     }
 
-    /// All lines in their order; fewer where it was stopped; at most one cut and none missing beside it for each killed shim.
-    fn check_log(&self, id: &str, path: &Path, stopped: bool, orphan: bool) {
+    /// All lines in their order, fewer where it was cut off; and for each killed shim at most one that lacks its beginning,
+    /// in the place where it would be.
+    fn check_log(&self, id: &str, path: &Path, cut: bool, kills: usize) {
         let text = fs::read(path).unwrap_or_default();
         let all: Vec<Line> = lines(&String::from_utf8_lossy(&text));
         self.checked_lines.fetch_add(all.len() as u64, Ordering::Relaxed);
-        if orphan {
-            return;
+        let numbered = |n: usize| format!("line {n:06} xxxx");
+        let wrong: Vec<(usize, &Line)> =
+            (1..).zip(&all).filter(|(n, line)| line.content != numbered(*n)).collect();
+        let last = all.len();
+        let torn = wrong.iter().filter(|(n, line)| {
+            // What a stop cut off lacks its end, and there is nothing after it.
+            numbered(*n).ends_with(&line.content)
+                || (cut && *n == last && numbered(*n).starts_with(&line.content))
+        });
+        let (torn, ends) = (torn.count(), usize::from(cut));
+        if kills > 0 {
+            self.orphans_lines.fetch_add(last as u64, Ordering::Relaxed);
+            self.torn_lines.fetch_add(torn as u64, Ordering::Relaxed);
         }
-        let in_place =
-            |(n, line): (usize, &Line)| line.content.starts_with(&format!("line {n:06} ")) || line.partial;
-        let right = (1..).zip(&all).all(in_place);
-        if !right || (!stopped && all.len() != LINES) || all.len() > LINES {
-            self.breach(format!("the log of {id} has {} lines, in order: {right}", all.len()));
+        let whole = last == LINES || (cut && last < LINES);
+        if torn < wrong.len() || torn > kills + ends || !whole {
+            let shown: Vec<_> = wrong.iter().take(3).map(|(n, line)| (n, &line.content)).collect();
+            self.breach(format!(
+                "the log of {id} has {last} lines, cut off: {cut}, {kills} kills of shims, {} not as written: {shown:?}",
+                wrong.len()
+            ));
         }
     }
 
