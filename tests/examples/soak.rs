@@ -500,6 +500,8 @@ impl World {
 
     /// What berthd holds, and what is there of its files and in the kernel.
     fn measure(&self) -> BTreeMap<&'static str, u64> {
+        // Threads of file work are let go when they have had nothing to do for ten seconds.
+        thread::sleep(Duration::from_secs(15));
         let daemon = self.daemon();
         let process = Path::new("/proc").join(daemon.pid().to_string());
         let status = fs::read_to_string(process.join("status")).unwrap_or_default();
