@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use crate::{
     clock, kernel,
     log::{Log, Source},
-    stage::Stage,
+    stage::{Place, Stage},
 };
 
 /// The longest content of one record, bytes; what the kubelet's reader and the peers use.
@@ -72,9 +72,9 @@ impl Framer {
         }
     }
 
-    /// Goes on with what the shim before had taken, in `file`.
-    pub fn resume(&mut self, file: OwnedFd, log: &mut Log) -> io::Result<()> {
-        let (stage, rest, cut_at) = Stage::resume(file, log.place())?;
+    /// Goes on with what the shim before had taken, in `file`; the log is where that shim had left it.
+    pub fn resume(&mut self, file: OwnedFd, place: Place, log: &mut Log) -> io::Result<()> {
+        let (stage, rest, cut_at) = Stage::resume(file, place)?;
         if let Some(length) = cut_at {
             log.cut_at(length)?;
         }

@@ -304,7 +304,8 @@ mod tests {
                 let reserve = live(framer, log, dir.path(), &read, *death);
                 log = self::log(dir.path());
                 framer = Framer::new(Source::Stdout);
-                framer.resume(reserve, &mut log).unwrap();
+                let place = log.place();
+                framer.resume(reserve, place, &mut log).unwrap();
             }
             drop(write);
             let mut buffer = [0; 3000];

@@ -114,7 +114,13 @@ impl Streams {
         for output in [&mut self.stdout, &mut self.stderr] {
             // A terminal is read at once, and what is in no log needs no place on the way to it.
             if output.fd.is_some() && self.log.is_kept() && output.framer.stage.is_none() {
-                output.framer.stage = Some(Stage::new()?);
+                match Stage::new() {
+                    Ok(stage) => output.framer.stage = Some(stage),
+                    // The container is worth more than what its shim's death might lose.
+                    Err(errno) => {
+                        crate::complain!("berth-shim: output has no memory file: {errno}");
+                    }
+                }
             }
         }
         Ok(())
@@ -122,9 +128,11 @@ impl Streams {
 
     /// Goes on with what a shim that was killed had read of its outputs.
     pub fn resume(&mut self, staged: Vec<(Source, OwnedFd)>) {
+        // Of before either is written on.
+        let place = self.log.place();
         for (source, file) in staged {
             let (output, log) = self.output(source);
-            if let Err(error) = output.framer.resume(file, log) {
+            if let Err(error) = output.framer.resume(file, place, log) {
                 crate::complain!("berth-shim: what the shim before had read of {source:?}: {error}");
             }
         }
