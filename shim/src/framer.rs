@@ -58,7 +58,7 @@ impl Framer {
     /// Takes what a pipe has, at most as much as the buffer holds.
     pub fn take(&mut self, pipe: &OwnedFd, buffer: &mut [u8]) -> rustix::io::Result<usize> {
         match self.stage.as_mut().map(|stage| stage.take(pipe, buffer)) {
-            Some(Err(Errno::AGAIN)) => Err(Errno::AGAIN),
+            Some(Err(errno @ (Errno::AGAIN | Errno::INTR))) => Err(errno),
             Some(Ok(length)) => Ok(length),
             Some(Err(errno)) => {
                 // No room for it: then without.
