@@ -12,18 +12,27 @@ use crate::Result;
 pub struct Document {
     /// Without seccomp.
     pub spec: Arc<Spec>,
-    /// The classic BPF program of its seccomp profile; empty: it has none.
-    pub filter: Arc<Vec<u8>>,
+    /// The classic BPF program of its seccomp profile; empty: it has none; None: this berthd can't compile it.
+    pub filter: Option<Arc<Vec<u8>>>,
 }
 
 impl Document {
     /// # Errors
     /// Of a profile that can't be compiled.
-    pub fn of(mut spec: Spec) -> Result<Self> {
+    pub fn of(spec: Spec) -> Result<Self> {
         let filter = compile::filter(&spec)?;
+        Ok(Self { filter: Some(filter), ..Self::without_filter(spec) })
+    }
+
+    /// Of a container that runs already: it is found again whatever its document says, and only an exec is refused.
+    pub fn found(spec: Spec) -> Self {
+        Self { filter: compile::filter(&spec).ok(), ..Self::without_filter(spec) }
+    }
+
+    fn without_filter(mut spec: Spec) -> Self {
         if let Some(linux) = spec.linux_mut() {
             linux.set_seccomp(None);
         }
-        Ok(Self { spec: Arc::new(spec), filter })
+        Self { spec: Arc::new(spec), filter: None }
     }
 }

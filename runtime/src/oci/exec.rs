@@ -3,7 +3,7 @@
 use berth_launch::v1 as launch;
 
 use super::{Document, Exec, spec, user};
-use crate::{Error, Result};
+use crate::{Error, Kind, Result, error::Cause};
 
 /// Compiles the process of an exec in a container of that document.
 ///
@@ -50,6 +50,13 @@ pub fn exec_process(document: &Document, exec: &Exec) -> Result<launch::Process>
         // As init's.
         false => None,
     };
+    let filter = || {
+        document.filter.as_ref().ok_or_else(|| {
+            Error::new(Kind::Precondition, OP, "seccomp profile")
+                .because(Cause("this berthd can't read what the container was made with".into()))
+                .hint("make the container again")
+        })
+    };
     Ok(launch::Process {
         args: exec.args.iter().map(|arg| arg.clone().into_bytes()).collect(),
         env,
@@ -60,7 +67,7 @@ pub fn exec_process(document: &Document, exec: &Exec) -> Result<launch::Process>
         },
         capabilities,
         no_new_privileges: container.and_then(|process| process.no_new_privileges()).unwrap_or(false),
-        seccomp: if exec.privileged { Vec::new() } else { document.filter.to_vec() },
+        seccomp: if exec.privileged { Vec::new() } else { filter()?.to_vec() },
         apparmor_profile: container
             .and_then(|process| process.apparmor_profile().clone())
             .unwrap_or_default(),

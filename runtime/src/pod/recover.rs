@@ -346,7 +346,7 @@ async fn find_again(start: &Start, id: ContainerId, record: ContainerRecord) -> 
     let Start { rooms, places, boot_id, lost, .. } = start;
     let id = &id;
     let config = Arc::new(record.config.clone().unwrap_or_default());
-    let document = oci::Document::of(serde_json::from_slice(&record.spec).unwrap_or_default())?;
+    let document = serde_json::from_slice(&record.spec).map(oci::Document::found).unwrap_or_default();
     let of = |state, shim| Container {
         id: id.clone(),
         config: Arc::clone(&config),
