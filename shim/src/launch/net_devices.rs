@@ -81,9 +81,11 @@ pub fn set_up(devices: &[Device]) -> Result<()> {
     devices.iter().try_for_each(|device| {
         // The number may be another's here.
         let index = index_of(&device.name)?;
-        for (ip, prefix) in &device.addresses {
-            route.address(index, ip, *prefix).at(Step::Link, &device.name)?;
-        }
-        route.up(index).at(Step::Link, &device.name)
+        // As in a sandbox, up first: an address of IPv6 may be lost without a word as a link comes up.
+        route.up(index).at(Step::Link, &device.name)?;
+        device
+            .addresses
+            .iter()
+            .try_for_each(|(ip, prefix)| route.address(index, ip, *prefix).at(Step::Link, &device.name))
     })
 }

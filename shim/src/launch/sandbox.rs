@@ -221,14 +221,31 @@ fn pod_end(route: &Route, link: &Link) -> Result<()> {
     let index = index_of(&link.name)?;
     // Its routes are ours to give: a neighbour that says it is a router is not heard. Without IPv6 there is no such file.
     std::fs::write(format!("/proc/sys/net/ipv6/conf/{}/accept_ra", link.name), "0").ok();
-    for address in &link.addresses {
-        route.address(index, &address.ip, address.prefix as u8).at(Step::Link, &link.name)?;
-    }
+    // Up before it has addresses: those of IPv6 that a link has as it comes up get their routes in an atomic context, where
+    // memory for them may be short for a moment; the kernel then drops the address and says so to nobody but its log.
     route.up(index).at(Step::Link, &link.name)?;
+    for address in &link.addresses {
+        let prefix = address.prefix as u8;
+        let object = || format!("{}: address {}/{prefix}", link.name, shown(&address.ip));
+        route.address(index, &address.ip, prefix).map_err(|error| failed_link(&object(), &error))?;
+    }
     for hop in &link.routes {
-        route.route(index, &hop.to, hop.prefix as u8, &hop.via).at(Step::Link, &link.name)?;
+        let prefix = hop.prefix as u8;
+        let object = || format!("{}: route {}/{prefix} by {}", link.name, shown(&hop.to), shown(&hop.via));
+        route.route(index, &hop.to, prefix, &hop.via).map_err(|error| failed_link(&object(), &error))?;
     }
     limit(route, index, &link.name, link.egress_bits)
+}
+
+fn failed_link(object: &str, error: &std::io::Error) -> Failure {
+    fail(Step::Link, object, error.raw_os_error().unwrap_or(0), "")
+}
+
+/// An address as people write it; no bytes are any address.
+fn shown(ip: &[u8]) -> String {
+    let four = <[u8; 4]>::try_from(ip).map(|ip| std::net::Ipv4Addr::from(ip).to_string());
+    let sixteen = || <[u8; 16]>::try_from(ip).map(|ip| std::net::Ipv6Addr::from(ip).to_string());
+    four.or_else(|_| sixteen()).unwrap_or_else(|_| "any".to_owned())
 }
 
 /// PID 1 of a pod: reaps what its containers leave, until it is killed.
