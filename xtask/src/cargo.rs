@@ -51,10 +51,22 @@ pub fn room() -> Result<PathBuf> {
 }
 
 /// Cargo in the workspace's directory.
+///
+/// Without what the cargo that runs us tells of this package: build scripts watch those names (ring's does), and would
+/// run again, with all that depends on them, at each change between `cargo build` and `cargo xtask`.
 pub fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in std::env::vars_os() {
+        if tells_of_a_package(&name.to_string_lossy()) {
+            command.env_remove(name);
+        }
+    }
     command.current_dir(root());
     command
+}
+
+fn tells_of_a_package(variable: &str) -> bool {
+    ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|prefix| variable.starts_with(prefix))
 }
 
 /// Builds with these arguments and returns the programs. Errors of the compiler go to the terminal.
@@ -130,6 +142,14 @@ mod tests {
         ] {
             assert_eq!(executable(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn a_build_is_not_told_of_this_package() {
+        let command = cargo();
+        let removed = |name: &str| command.get_envs().any(|(of, value)| of == name && value.is_none());
+        assert!(removed("CARGO_PKG_NAME") && removed("CARGO_MANIFEST_DIR"));
+        assert!(!removed("CARGO_HOME") && !removed("PATH"));
     }
 
     #[test]
