@@ -72,10 +72,10 @@ pub struct Flags {
     #[arg(long, value_name = "N", default_value_t = 20)]
     minutes: u64,
     /// How many pods Berth is filled with, step by step
-    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [10, 100, 500, 1000])]
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [10, 100, 110, 500, 1000])]
     pods: Vec<usize>,
     /// How many of those steps peers are taken along
-    #[arg(long, value_name = "N", default_value_t = 100)]
+    #[arg(long, value_name = "N", default_value_t = 110)]
     peers_pods: usize,
     /// How much a container writes to its log
     #[arg(long, value_name = "N", default_value_t = 1000)]
@@ -104,7 +104,7 @@ const GROUPS: &[Line] = &[
     ("run", 40, &[]),
     ("oci", 30, &[]),
     ("logs", 180, &[]),
-    ("fleet", 420, &["lists"]),
+    ("fleet", 520, &["lists"]),
     ("pull", 300, &[]),
     (HUGE, 300, &[]),
 ];

@@ -17,6 +17,10 @@ const PROBED_SECONDS: usize = 10;
 const LISTED: usize = 20;
 /// Probes of more than this many would measure how many a machine can do at all.
 const PROBED_PODS: usize = 100;
+/// As many as a kubelet takes by itself.
+const FULL_NODE: usize = 110;
+/// Half of the kubelet's longest period, a minute, with each question in it.
+const ASKED_SECONDS: usize = 30;
 
 /// Fills every contender in steps, one contender after the other: others than ours on its own bridge up to
 /// `peers_pods` only.
@@ -68,7 +72,9 @@ fn fill(group: &Group, contender: &mut Contender, steps: &[usize], figures: &mut
         last = *step;
         memory(contender, *step, figures)?;
         let prefix = format!("{step} pods: ");
-        if *step >= 100 {
+        if *step == FULL_NODE {
+            questions(group, contender, &prefix, figures)?;
+        } else if *step >= 100 {
             restart(group, contender, *step, figures)?;
             group.client.measure(contender, &words("lists", &[LISTED]), &prefix, figures)?;
         }
@@ -108,6 +114,19 @@ fn restart(group: &Group, contender: &mut Contender, pods: usize, figures: &mut 
         let name = format!("{pods} pods: restart until listed");
         figures.add(&name, &contender.name, "ms", (listed - began) / 1e6);
     }
+    Ok(())
+}
+
+/// What a kubelet asks of a node where nothing happens.
+fn questions(group: &Group, contender: &Contender, prefix: &str, figures: &mut Figures) -> Result<()> {
+    let before = contender.cpu_ms();
+    let answers = group.client.ask([contender], &words("questions", &[ASKED_SECONDS]))?;
+    let used = contender.cpu_ms() - before;
+    if answers.iter().all(|answer| answer.outcome.is_ok()) {
+        let name = format!("{prefix}CPU of a kubelet's questions");
+        figures.add(&name, &contender.name, "%", used / (ASKED_SECONDS as f64 * 10.0));
+    }
+    figures.take(answers, prefix);
     Ok(())
 }
 

@@ -62,7 +62,7 @@ async fn measure(kubelet: &mut Kubelet, rounds: usize) -> Result<Vec<(&'static s
 
 impl Kubelet {
     /// How many containers there are.
-    async fn containers(&mut self) -> Result<usize> {
+    pub async fn containers(&mut self) -> Result<usize> {
         let request = ListContainersRequest::default();
         Ok(done("ListContainers", self.runtime.list_containers(request).await)?.containers.len())
     }
@@ -77,12 +77,12 @@ impl Kubelet {
         Ok(done("ListContainers", answer)?.items.len())
     }
 
-    async fn container_status(&mut self, container: &str) -> Result<()> {
+    pub async fn container_status(&mut self, container: &str) -> Result<()> {
         let request = ContainerStatusRequest { container_id: container.to_owned(), verbose: false };
         done("ContainerStatus", self.runtime.container_status(request).await).map(drop)
     }
 
-    async fn pod_status(&mut self, pod: &str) -> Result<()> {
+    pub async fn pod_status(&mut self, pod: &str) -> Result<()> {
         let request = PodSandboxStatusRequest { pod_sandbox_id: pod.to_owned(), verbose: false };
         done("PodSandboxStatus", self.runtime.pod_sandbox_status(request).await).map(drop)
     }

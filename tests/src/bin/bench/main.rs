@@ -29,6 +29,7 @@ mod fleet;
 mod lists;
 mod logs;
 mod pull;
+mod questions;
 mod streams;
 mod turns;
 
@@ -147,6 +148,7 @@ async fn measure(asked: Asked) -> Result<Report> {
                 }
             }
             ("probes", &[seconds]) => fleet::probes(&mut runtimes, seconds, &mut report).await,
+            ("questions", &[seconds]) => questions::ask(&mut runtimes, seconds, &mut report).await,
             ("lists", &[rounds]) => lists::all(&mut runtimes, rounds, &mut report).await,
             ("streams", &[rounds, mib]) => streams::all(&mut runtimes, rounds, mib, &mut report).await,
             ("logs", &[lines, length]) => logs::all(&mut runtimes, lines, length, &mut report).await,
