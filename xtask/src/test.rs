@@ -1,7 +1,7 @@
 //! `test`: stages one after the other, each within the budget or skipped by name; one tally of all.
 //!
 //! ```text
-//!   lint -> unit -> host -> vm -> kubelet -> cluster      each: Stage { name, minutes, run } -> Tally
+//!   lint -> unit -> host -> vm -> kubelet -> kubelet-vm -> cluster      each: Stage { name, minutes, run } -> Tally
 //!                                   libtest's lines are read as they stream by
 //! ```
 //! A skip has a name and a reason. Tests tell theirs with a line `skipped: NAME: reason`, on their output or in
@@ -26,7 +26,7 @@ use tally::Tally;
 
 #[derive(Debug, Args)]
 pub struct Flags {
-    /// Only these stages: lint, unit, host, vm, kubelet, cluster
+    /// Only these stages: lint, unit, host, vm, kubelet, kubelet-vm, cluster
     #[arg(long, value_name = "STAGE", value_delimiter = ',')]
     only: Vec<String>,
     /// Skip, by name, the stages that would not end within this time
@@ -80,6 +80,13 @@ const STAGES: &[Stage] = &[
         warm_minutes: 8,
         budgeted: Budgeted::WhileItFits,
         run: kubelet::alone,
+    },
+    Stage {
+        name: "kubelet-vm",
+        cold_minutes: 40,
+        warm_minutes: 15,
+        budgeted: Budgeted::Never,
+        run: kubelet::in_vm,
     },
     Stage {
         name: "cluster",

@@ -13,6 +13,7 @@ use crate::{
     kubectl,
     node::{self, Node, PATIENCE, Setting, is_ready},
     plane::{self, Plane},
+    world::Driver,
 };
 
 /// An image with a file, words/greeting, and no program.
@@ -30,7 +31,7 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn up() -> Self {
-        let node = Node::place(Options { over: handlers(), ..Options::default() });
+        let node = Node::place(Driver::Cgroupfs, Options { over: handlers(), ..Options::default() });
         load_images(&node);
         let mut plane = Plane::up(&node.dir().join("plane"));
         node.set(setting(&plane));

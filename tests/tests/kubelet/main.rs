@@ -1,4 +1,5 @@
-//! A stock kubelet on Berth: `cargo xtask test --only kubelet` (static pods, no cluster) and `--only cluster`.
+//! A stock kubelet on Berth: `cargo xtask test --only kubelet` (static pods, no cluster), `--only kubelet-vm` (the same
+//! with systemd's driver and swap) and `--only cluster`.
 //!
 //! ```text
 //!   xtask: builds Kubernetes; unshare --mount --net --pid ── this program, for one part
@@ -9,6 +10,7 @@
 //! ```
 
 mod cluster;
+mod driver;
 mod gates;
 mod isolation;
 mod kubectl;
@@ -27,9 +29,11 @@ mod world;
 use std::{env, process::ExitCode, sync::Arc};
 
 use libtest_mimic::{Arguments, Conclusion, Trial};
+use serde_json::json;
 
 use cluster::Cluster;
 use node::Node;
+use world::Driver;
 
 /// A trial, on the node that all share.
 type Test = fn(&Node);
@@ -38,19 +42,24 @@ type Named<T> = (&'static str, fn(&T));
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    if !world::is_our_own() {
+    let part = env::var("BERTH_KUBELET_PART").unwrap_or_default();
+    let driver = if part == "systemd" { Driver::Systemd } else { Driver::Cgroupfs };
+    if !world::is_our_own(driver) {
         eprintln!(
-            "not run: it wants namespaces of its own; run it by `cargo xtask test --only kubelet,cluster`"
+            "not run: it wants namespaces of its own; run it by `cargo xtask test --only kubelet,kubelet-vm,cluster`"
         );
         return ExitCode::FAILURE;
     }
-    let cluster = env::var("BERTH_KUBELET_PART").is_ok_and(|part| part == "cluster");
-    let good = if cluster { in_cluster(&arguments) } else { alone(&arguments) };
+    let good = match part.as_str() {
+        "cluster" => in_cluster(&arguments),
+        "systemd" => under_systemd(&arguments),
+        _ => alone(&arguments),
+    };
     if good.iter().any(Conclusion::has_failed) { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 fn alone(arguments: &Arguments) -> Vec<Conclusion> {
-    let node = Arc::new(Node::alone());
+    let node = Arc::new(Node::alone(Driver::Cgroupfs, json!({})));
     let mut good = vec![
         run(arguments, &node, "kubelet", Together::Yes, statics::TRIALS),
         run(arguments, &node, "kubelet", Together::No, restarts::TRIALS),
@@ -61,6 +70,20 @@ fn alone(arguments: &Arguments) -> Vec<Conclusion> {
     good.push(run(arguments, &node, "kubelet", Together::No, pressure::ON_A_NODE));
     // Dropping looks for leaks, and panics where there are some.
     drop(Arc::into_inner(node).expect("all trials have ended"));
+    good
+}
+
+/// On a machine that has swap, cgroup v2 and systemd.
+fn under_systemd(arguments: &Arguments) -> Vec<Conclusion> {
+    let swap = driver::Swap::on();
+    let node = Arc::new(Node::alone(Driver::Systemd, driver::swapping()));
+    let good = vec![
+        run(arguments, &node, "kubelet::systemd", Together::Yes, driver::TRIALS),
+        run(arguments, &node, "kubelet::systemd", Together::Yes, statics::TRIALS),
+        run(arguments, &node, "kubelet::systemd", Together::No, restarts::TRIALS),
+    ];
+    drop(Arc::into_inner(node).expect("all trials have ended"));
+    drop(swap);
     good
 }
 

@@ -15,7 +15,10 @@ use berth_fixtures::{Image, Layer};
 use berth_tests::{Daemon, Options, images, until, web};
 use serde_json::{Value, json};
 
-use crate::{kubectl, world};
+use crate::{
+    kubectl,
+    world::{self, Driver},
+};
 
 pub const NAME: &str = "node";
 /// The image with Kubernetes' own test program.
@@ -44,26 +47,32 @@ pub struct Node {
     turn: AtomicU32,
     daemon: RwLock<Daemon>,
     dir: PathBuf,
+    driver: Driver,
     cgroup: String,
 }
 
 impl Node {
-    /// One with a kubelet that has no cluster.
-    pub fn alone() -> Self {
-        let over = format!("[registry]\npinned = [{KEPT:?}]\n");
-        let node = Self::place(Options { over, ..Options::default() });
+    /// One with a kubelet that has no cluster, and more in its configuration.
+    pub fn alone(driver: Driver, mut over: Value) -> Self {
+        let ours = format!("[registry]\npinned = [{KEPT:?}]\n");
+        let ours = match driver {
+            Driver::Cgroupfs => ours,
+            Driver::Systemd => format!("{ours}[daemon]\ncgroup_driver = \"systemd\"\n"),
+        };
+        let node = Self::place(driver, Options { over: ours, ..Options::default() });
         let agnhost = fs::read(kubectl::program("agnhost")).expect("read agnhost");
         let layer = Layer::new().directory("tmp", 0o1777).file("agnhost", 0o755, agnhost);
         let image = Image::new().layer(layer).entrypoint(&["/agnhost"]);
         node.daemon().load_image(AGNHOST, &image);
-        let over = json!({"staticPodPath": node.manifests(), "registerNode": false});
+        over["staticPodPath"] = json!(node.manifests());
+        over["registerNode"] = json!(false);
         node.set(Setting { over, arguments: Vec::new() });
         node.start_kubelet();
         node
     }
 
     /// One without a kubelet yet.
-    pub fn place(options: Options) -> Self {
+    pub fn place(driver: Driver, options: Options) -> Self {
         world::make();
         let daemon = Daemon::with_fixture_and(options);
         let dir = daemon.dir().join("kube");
@@ -73,6 +82,7 @@ impl Node {
             kubelet: Mutex::default(),
             setting: Mutex::default(),
             turn: AtomicU32::new(0),
+            driver,
             cgroup: daemon.cgroup_parent().to_owned(),
             dir,
             daemon: RwLock::new(daemon),
@@ -94,9 +104,14 @@ impl Node {
         &self.dir
     }
 
-    /// The parent of the kubelet's cgroups.
-    pub fn cgroup(&self) -> &str {
-        &self.cgroup
+    /// Where pods have their cgroups.
+    pub fn pod_cgroups(&self) -> Vec<PathBuf> {
+        world::pod_cgroups(self.driver, &self.cgroup)
+    }
+
+    /// What a file of a container's cgroup says.
+    pub fn container_file(&self, id: &str, file: &str) -> Option<String> {
+        world::container_file(self.driver, &self.cgroup, id, file)
     }
 
     pub fn daemon(&self) -> RwLockReadGuard<'_, Daemon> {
@@ -138,8 +153,6 @@ impl Node {
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
             "kind": "KubeletConfiguration",
             "failCgroupV1": false,
-            "cgroupDriver": "cgroupfs",
-            "cgroupRoot": self.cgroup,
             "containerRuntimeEndpoint": format!("unix://{}", self.daemon().state().join("berth.sock").display()),
             "podLogsDir": self.logs(),
             "volumePluginDir": self.dir.join("plugins"),
@@ -160,6 +173,11 @@ impl Node {
             "readOnlyPort": READ_ONLY_PORT,
             "clusterDNS": [],
         });
+        // With systemd nothing of it: the kubelet learns the driver from berthd, and has its slice at the root.
+        if self.driver == Driver::Cgroupfs {
+            config["cgroupDriver"] = json!("cgroupfs");
+            config["cgroupRoot"] = json!(self.cgroup);
+        }
         for (key, value) in over.as_object().into_iter().flatten() {
             config[key] = value.clone();
         }
@@ -258,7 +276,7 @@ impl Node {
     /// Waits until the kubelet has nothing to do any more, and ends it. May be called twice.
     pub fn leave(&self) {
         // Pods that are going keep it busy, their cgroups last.
-        let busy = || world::pod_cgroups(&self.cgroup);
+        let busy = || self.pod_cgroups();
         until(PATIENCE, || busy().is_empty().then_some(()));
         let left = busy();
         self.stop_kubelet();
@@ -274,7 +292,7 @@ impl Drop for Node {
         if std::thread::panicking() {
             eprintln!("---- the kubelet's log, the end ----\n{}", self.kubelet_log());
         }
-        world::remove_kubelets_cgroups(&self.cgroup);
+        world::remove_kubelets_cgroups(self.driver, &self.cgroup);
         world::show();
     }
 }

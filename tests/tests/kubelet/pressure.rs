@@ -190,7 +190,7 @@ fn nothing_runs(cluster: &Cluster, name: &str) {
         let ours = |one: &&cri::Container| {
             one.labels.get("io.kubernetes.pod.uid").is_some_and(|of| *of == uid) && one.state == running
         };
-        let cgroups = crate::world::pod_cgroups(cluster.node().cgroup());
+        let cgroups = cluster.node().pod_cgroups();
         let cgroups = cgroups.iter().filter(|path| path.display().to_string().contains(&uid)).count();
         containers.iter().filter(ours).count() + cgroups
     };

@@ -6,7 +6,6 @@ use serde_json::{Value, json};
 use crate::{
     cluster::{Cluster, Test, busybox},
     node::{PATIENCE, container, fixture, with},
-    world,
 };
 
 pub const TRIALS: &[(&str, Test)] = &[
@@ -20,7 +19,7 @@ pub const TRIALS: &[(&str, Test)] = &[
 /// What the first of these files says that a container's cgroup has.
 fn limit(cluster: &Cluster, status: &Value, files: [&str; 2]) -> Option<String> {
     let id = status["containerID"].as_str().unwrap_or_default().trim_start_matches("berth://");
-    files.iter().find_map(|file| world::container_file(cluster.node().cgroup(), id, file))
+    files.iter().find_map(|file| cluster.node().container_file(id, file))
 }
 
 fn resized(cluster: &Cluster, name: &str, policy: &str, cpu: &str, memory: &str) -> (Value, Value) {

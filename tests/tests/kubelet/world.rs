@@ -16,14 +16,24 @@ pub const NODE_IP: &str = "192.168.77.1";
 /// The kubelet's own, where its programs look for them; bound to directories of this run.
 const HIDDEN: &[&str] = &["/var/log", "/var/lib"];
 
-/// Whether we were started in a network namespace that nobody else is in.
-pub fn is_our_own() -> bool {
+/// Who makes cgroups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Driver {
+    Cgroupfs,
+    /// A machine of cgroup v2 that systemd runs, the VM of the tests: it knows processes by their ids, so nobody has a PID
+    /// namespace of their own there.
+    Systemd,
+}
+
+/// Whether we were started in a network namespace that nobody else is in, and where the machine is not ours, in a PID
+/// namespace of our own.
+pub fn is_our_own(driver: Driver) -> bool {
     let links = fs::read_dir("/sys/class/net").map_or(0, |links| links.flatten().count());
     // sysfs shows the namespace of who mounted it, so the links of this process's own are asked for.
     let own = fs::read_to_string("/proc/net/dev").unwrap_or_default();
     let names = own.lines().skip(2).filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned()));
     let others = names.filter(|name| name != "lo" && !is_tunnel(name)).count();
-    links > 0 && others == 0 && std::process::id() < 100
+    links > 0 && others == 0 && (driver == Driver::Systemd || std::process::id() < 100)
 }
 
 /// Links that the kernel makes by itself in every new namespace.
@@ -95,43 +105,64 @@ pub fn make_cgroups(parent: &str) {
     }
 }
 
-/// Cgroups of pods below a cgroup, in any hierarchy.
-pub fn pod_cgroups(parent: &str) -> Vec<PathBuf> {
-    let parents = hierarchies().into_iter().flat_map(|root| {
-        let top = root.join(parent.trim_start_matches('/')).join("kubepods");
-        [top.join("burstable"), top.join("besteffort"), top]
-    });
-    let children = parents.flat_map(|parent| fs::read_dir(parent).into_iter().flatten().flatten());
-    let pods = children.filter(|child| child.file_name().to_string_lossy().starts_with("pod"));
-    pods.map(|child| child.path()).collect()
+/// Cgroups of pods, in any hierarchy: below a cgroup, or where systemd has them.
+pub fn pod_cgroups(driver: Driver, parent: &str) -> Vec<PathBuf> {
+    // `pod…`, or `kubepods-burstable-pod….slice`
+    let is_pod = |path: &Path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        name.starts_with("pod") || name.contains("-pod")
+    };
+    let tops = kubepods(driver, parent);
+    let below_tops: Vec<PathBuf> = tops.iter().flat_map(|top| directories(top)).collect();
+    let classes = below_tops.iter().filter(|path| !is_pod(path));
+    let below_classes: Vec<PathBuf> = classes.flat_map(|class| directories(class)).collect();
+    below_tops.into_iter().chain(below_classes).filter(|path| is_pod(path)).collect()
 }
 
 /// What a file of a container's cgroup says, in whichever hierarchy has it.
-pub fn container_file(parent: &str, id: &str, file: &str) -> Option<String> {
-    let named = |directory: &Path| -> Vec<PathBuf> {
-        fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
-    };
-    hierarchies().into_iter().find_map(|root| {
-        let mut level = vec![root.join(parent.trim_start_matches('/')).join("kubepods")];
-        // kubepods/[QoS/]pod/container
+pub fn container_file(driver: Driver, parent: &str, id: &str, file: &str) -> Option<String> {
+    kubepods(driver, parent).into_iter().find_map(|top| {
+        let mut level = vec![top];
+        // kubepods/[QoS/]pod/container; a scope has the container below it
         for _ in 0..3 {
-            level =
-                level.iter().flat_map(|directory| named(directory)).filter(|path| path.is_dir()).collect();
-            let ours = level.iter().find(|path| path.ends_with(id));
-            if let Some(text) = ours.and_then(|path| fs::read_to_string(path.join(file)).ok()) {
-                return Some(text.trim().to_owned());
-            }
+            level = level.iter().flat_map(|directory| directories(directory)).collect();
+            let ours = level
+                .iter()
+                .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().contains(id)));
+            let Some(ours) = ours else { continue };
+            let inner = ours.join("container");
+            let ours = if inner.is_dir() { &inner } else { ours };
+            return fs::read_to_string(ours.join(file)).ok().map(|text| text.trim().to_owned());
         }
         None
     })
 }
 
-/// Removes what the kubelet made below a cgroup, which is empty by now.
-pub fn remove_kubelets_cgroups(parent: &str) {
-    for root in hierarchies() {
-        for name in ["kubepods/burstable", "kubepods/besteffort", "kubepods"] {
+/// Where a kubelet has its pods.
+fn kubepods(driver: Driver, parent: &str) -> Vec<PathBuf> {
+    let place = match driver {
+        Driver::Cgroupfs => format!("{}/kubepods", parent.trim_start_matches('/')),
+        Driver::Systemd => "kubepods.slice".to_owned(),
+    };
+    hierarchies().into_iter().map(|root| root.join(&place)).collect()
+}
+
+fn directories(of: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(of).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
+}
+
+/// Removes what the kubelet made below a cgroup or in systemd, which is empty by now.
+pub fn remove_kubelets_cgroups(driver: Driver, parent: &str) {
+    if driver == Driver::Systemd {
+        // Its services and pods are gone; so is the slice, where it was the last one's.
+        Command::new("systemctl").args(["stop", "kubepods.slice"]).status().ok();
+        return;
+    }
+    for top in kubepods(driver, parent) {
+        for place in [top.join("burstable"), top.join("besteffort"), top] {
             // A hierarchy that the kubelet doesn't use has none of them.
-            fs::remove_dir(root.join(parent.trim_start_matches('/')).join(name)).ok();
+            fs::remove_dir(place).ok();
         }
     }
 }

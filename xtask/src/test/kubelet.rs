@@ -32,6 +32,18 @@ pub fn cluster() -> Result<Tally> {
     run("cluster", kubernetes::CLUSTER)
 }
 
+/// The first with systemd's driver on cgroup v2 and with swap, in the VM.
+pub fn in_vm() -> Result<Tally> {
+    match kubernetes::programs(kubernetes::NODE) {
+        Ok(directory) => suites::in_vm(&["kubelet"], &[("BERTH_KUBERNETES", &directory)]),
+        Err(error) => {
+            let mut tally = Tally::default();
+            tally.skip("kubelet-vm", &format!("Kubernetes could not be built: {error:#}"));
+            Ok(tally)
+        }
+    }
+}
+
 /// Runs one part of the suite, which wants these programs of Kubernetes.
 fn run(name: &str, wanted: &[&str]) -> Result<Tally> {
     let mut tally = Tally::default();

@@ -55,6 +55,11 @@ pub fn host() -> Result<Tally> {
 
 /// On cgroup v2 with systemd and AppArmor, in a VM that is booted once.
 pub fn vm() -> Result<Tally> {
+    in_vm(&[], &[])
+}
+
+/// Some of what runs there.
+pub fn in_vm(names: &[&str], environment: &[(&str, &Path)]) -> Result<Tally> {
     let mut tally = Tally::default();
     if !rustix::process::geteuid().is_root() {
         tally.skip("vm", "its images are made as root");
@@ -65,7 +70,9 @@ pub fn vm() -> Result<Tally> {
         return Ok(tally);
     }
     let script = cargo::root().join("tests/vm/run");
-    read(Command::new(script).current_dir(cargo::root()), "vm", &mut io::stdout())
+    let mut command = Command::new(script);
+    command.args(names).envs(environment.iter().copied()).current_dir(cargo::root());
+    read(&mut command, "vm", &mut io::stdout())
 }
 
 /// Runs `cargo test` with these arguments and counts.
