@@ -4,7 +4,7 @@
 //!   demo ----+                       +-- cargo      builds, and says where the programs are
 //!   bench ---+-- private (a berthd   +-- debian     packages that are missing
 //!            |   of this run alone)  +-- process    runs programs
-//!   soak         a load with kills: builds, and runs tests/examples/soak.rs
+//!   soak         a load with kills: builds, and runs tests/examples/soak
 //!   test ----+-- stages: lint, unit, host, vm, kubelet, cluster -> one tally
 //!            +-- kubernetes  builds a kubelet and its kind
 //!   bench -- peers (daemons beside Berth's), meter (what they cost), golang (builds some of them)

@@ -1,4 +1,4 @@
-//! `soak`: the load of `tests/examples/soak.rs` on a private berthd, for as long as is asked for; or the gigabyte of lines of
+//! `soak`: the load of `tests/examples/soak` on a private berthd, for as long as is asked for; or the gigabyte of lines of
 //! `tests/examples/gigabyte.rs`.
 
 use std::process::{Command, ExitCode};

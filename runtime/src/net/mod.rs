@@ -27,6 +27,7 @@ mod networks;
 mod orphans;
 mod pool;
 mod port;
+mod publish;
 mod route;
 mod segment;
 mod subnet;
