@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::{
     Test,
-    node::{Node, PATIENCE, Setting, container, fixture, with},
+    node::{Node, PATIENCE, Setting, StaticPod, container, fixture, with},
 };
 
 pub const TRIALS: &[(&str, Test)] = &[
@@ -97,13 +97,7 @@ fn users_on_the_nodes_network(node: &Node) {
             "containers": [fixture("c", &["info"])],
         }),
     );
-    let ended = pod.wait("its end", |pod| {
-        let ended = &container(pod, "c")["state"]["terminated"];
-        ended.is_object().then(|| ended.clone())
-    });
-    assert_eq!(ended["exitCode"], 0, "{ended}");
-    let log = berth_tests::read_log(&pod.logs().join("c/0.log"));
-    let told: Value = serde_json::from_str(&log[0].content).expect("a line is JSON");
+    let told = told(&pod);
     assert!(told["interfaces"]["node0"].is_object(), "{}", told["interfaces"]);
     assert_ne!(told["uid_map"].as_str().unwrap_or_default().split_whitespace().nth(1), Some("0"));
 }
@@ -120,13 +114,7 @@ fn mount_options(node: &Node) {
             "volumes": [{"name": "empty", "emptyDir": {}}],
         }),
     );
-    let ended = pod.wait("its end", |pod| {
-        let ended = &container(pod, "c")["state"]["terminated"];
-        ended.is_object().then(|| ended.clone())
-    });
-    assert_eq!(ended["exitCode"], 0, "{ended}");
-    let log = berth_tests::read_log(&pod.logs().join("c/0.log"));
-    let told: Value = serde_json::from_str(&log[0].content).expect("a line is JSON");
+    let told = told(&pod);
     let has = |target: &str, option: &str| {
         let mut mounts = told["mounts"].as_array().into_iter().flatten();
         let mount = mounts.find(|mount| mount["target"] == target).expect("it is mounted");
@@ -136,4 +124,15 @@ fn mount_options(node: &Node) {
         assert!(has("/bound", option), "{option}: {}", told["mounts"]);
     }
     assert!(!has("/plain", "noexec"), "{}", told["mounts"]);
+}
+
+/// What a pod's `info` said, which has ended well.
+fn told(pod: &StaticPod<'_>) -> Value {
+    let ended = pod.wait("its end", |pod| {
+        let ended = &container(pod, "c")["state"]["terminated"];
+        ended.is_object().then(|| ended.clone())
+    });
+    assert_eq!(ended["exitCode"], 0, "{ended}");
+    let log = berth_tests::read_log(&pod.logs().join("c/0.log"));
+    serde_json::from_str(&log[0].content).expect("a line is JSON")
 }

@@ -9,7 +9,7 @@ use std::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::Notify,
+    sync::{Notify, watch},
     task::JoinHandle,
 };
 
@@ -42,6 +42,8 @@ pub(super) struct Shelf {
     /// The value of Authorization without which nothing is given, and the challenge.
     pub(super) wants: Option<(String, String)>,
     pub(super) log: Vec<Request>,
+    /// Told of each request, once it is in the log.
+    heard: watch::Sender<()>,
 }
 
 #[derive(Debug, Clone)]
@@ -103,6 +105,14 @@ impl Server {
         let shelf = self.shelf.lock().unwrap();
         shelf.log.iter().filter(|request| request.path == path).cloned().collect()
     }
+
+    /// Returns once a path was asked for so often.
+    pub(super) async fn was_asked(&self, path: &str, times: usize) {
+        let mut heard = self.shelf.lock().unwrap().heard.subscribe();
+        while self.asked(path).len() < times {
+            heard.changed().await.unwrap();
+        }
+    }
 }
 
 async fn serve(mut stream: TcpStream, shelf: Arc<Mutex<Shelf>>) -> Option<()> {
@@ -122,6 +132,7 @@ async fn serve(mut stream: TcpStream, shelf: Arc<Mutex<Shelf>>) -> Option<()> {
     let (fault, body, wants) = {
         let mut shelf = shelf.lock().unwrap();
         shelf.log.push(request.clone());
+        shelf.heard.send_replace(());
         let fault = shelf.faults.get_mut(&request.path).and_then(VecDeque::pop_front);
         let body = shelf.answers.get(request.path.split('?').next().unwrap()).cloned();
         (fault, body, shelf.wants.clone())

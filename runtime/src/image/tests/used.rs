@@ -5,9 +5,9 @@ use std::{
     io::Write,
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
 };
 
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use tar::EntryType;
 
 use super::{
@@ -140,13 +140,10 @@ async fn a_pull_in_its_midst_and_what_it_leaves_are_counted() {
     let store = place.store.clone();
     let asked: PullRequest = request(&reference);
     let pull = tokio::spawn(async move { store.pull(asked).await });
-    while server.asked(&path).len() < 2 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    server.was_asked(&path, 2).await;
     // What has come is unpacked meanwhile.
-    while place.store.usage().unwrap().inodes_used < 500 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let tmp = place.path("images/tmp");
+    tokio::task::spawn_blocking(move || grows_to(&tmp, 500)).await.unwrap();
     let on_the_way = || {
         let below = |path: PathBuf| du(&path).0 - own_blocks(&path);
         ["partial", "tmp"].map(|name| below(place.path("images").join(name))).iter().sum::<u64>()
@@ -165,6 +162,34 @@ async fn a_pull_in_its_midst_and_what_it_leaves_are_counted() {
     go_on.notify_one();
     pull.await.unwrap().unwrap();
     is_exact(&place, "after it");
+}
+
+/// Returns once so many files are in directories of this one, at whatever depth: it looks whenever one was made.
+fn grows_to(top: &Path, files: usize) {
+    let watched = inotify::init(CreateFlags::CLOEXEC).unwrap();
+    let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
+    let mut told = inotify::Reader::new(&watched, &mut buffer);
+    loop {
+        let mut directories = vec![top.to_owned()];
+        let mut found = 0;
+        while let Some(directory) = directories.pop() {
+            // Before it is read: what comes between the two is told. One that has gone has nothing to tell.
+            inotify::add_watch(&watched, &directory, WatchFlags::CREATE | WatchFlags::MOVED_TO).ok();
+            for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
+                found += 1;
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    directories.push(entry.path());
+                }
+            }
+        }
+        if found >= files {
+            return;
+        }
+        told.next().unwrap();
+        while !told.is_buffer_empty() {
+            told.next().unwrap();
+        }
+    }
 }
 
 fn own_blocks(path: &Path) -> u64 {
