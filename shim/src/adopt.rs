@@ -76,10 +76,11 @@ pub fn adopt() -> Result<(Box<Supervisor>, Ready), Failure> {
     let stdin = plan.stdio.unwrap_or_default().stdin();
     let mut streams = Streams::new(log, stdin);
     let group = plan.cgroup.clone().unwrap_or_default();
+    // First: an output that has a memory file gets no other.
+    streams.resume(staged(&mut reserve));
     streams
         .connect(ends(&live, &group, stdin, &mut reserve))
         .map_err(|errno| crate::failed(Step::Stdio, "pipe", errno.into()))?;
-    streams.resume(staged(&mut reserve));
     crate::protect();
     let found = find(&live, &group, reserve);
     let ready = Ready {

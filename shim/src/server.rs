@@ -27,7 +27,7 @@ use rustix::{
 const QUEUE: usize = 256;
 /// The most descriptors beside one request.
 const FDS: usize = 3;
-/// The most beside one of ours: a container's ends and its init.
+/// The most beside one of ours: a container's four ends, its init, and two files with output on its way into the log.
 const SENT_FDS: usize = 7;
 
 /// Binds the socket in the working directory, over one that a dead shim left.

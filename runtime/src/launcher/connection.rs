@@ -35,7 +35,8 @@ use tokio::{
 /// from the start, once for each container.
 const EVENTS: usize = 16;
 
-/// The most descriptors beside a message of a shim's: a container's ends and its init.
+/// The most descriptors beside a message of a shim's: a container's four ends, its init, and two files with output on its way
+/// into the log.
 const FDS: usize = 7;
 
 /// What a shim gave to hold for its successor.
