@@ -173,6 +173,8 @@ mod tests {
             "berth network",
             "berth network create",
             "berth exec c",
+            // docker and podman want a name as well.
+            "berth rm -f",
         ] {
             assert!(read(line).is_err(), "{line}");
         }

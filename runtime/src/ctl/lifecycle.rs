@@ -2,6 +2,7 @@
 
 use berth_cri::berth::{self as api, container::State};
 use clap::Args;
+use tonic::Code;
 
 use super::{
     attach,
@@ -43,7 +44,7 @@ pub(super) struct Kill {
 
 #[derive(Debug, Args)]
 pub(super) struct Rm {
-    /// Kill it first where it runs
+    /// Kill it first where it runs; one that is not there is no failure
     #[arg(short, long)]
     force: bool,
     #[arg(required = true, value_name = "CONTAINER")]
@@ -125,8 +126,17 @@ pub(super) async fn kill(daemon: &Daemon, flags: Kill, format: Format) -> Result
 pub(super) async fn rm(daemon: &Daemon, flags: Rm, format: Format) -> Result<u8> {
     each(flags.containers, async |container| {
         let request = api::RemoveRequest { container: container.to_owned(), force: flags.force };
-        let removed = daemon.containers().remove(request).await?.into_inner();
-        output::show(format, "berth.v1.RemoveResponse", &removed, || format!("{container}\n"))
+        match daemon.containers().remove(request).await {
+            // As with docker and podman: whoever clears away by force has what was wanted.
+            Err(status) if flags.force && status.code() == Code::NotFound => {
+                eprintln!("berth: {}", Failure::from(status).text);
+                Ok(())
+            }
+            answer => {
+                let removed = answer?.into_inner();
+                output::show(format, "berth.v1.RemoveResponse", &removed, || format!("{container}\n"))
+            }
+        }
     })
     .await
 }
@@ -161,12 +171,19 @@ mod tests {
     use crate::ctl::fake::Fake;
 
     #[tokio::test]
-    async fn one_that_is_missing_does_not_keep_the_others() {
-        let fake = Fake::default();
-        let (daemon, _socket) = fake.serve().await;
-        let containers = ["a", "absent", "b"].map(ToOwned::to_owned).to_vec();
-        let failure = rm(&daemon, Rm { force: true, containers }, Format::Table).await.unwrap_err();
-        assert_eq!((failure.code, failure.text.as_str()), (125, "no such thing"));
-        assert_eq!(fake.calls(), ["remove a", "remove absent", "remove b"]);
+    async fn one_that_is_missing_does_not_keep_the_others_and_is_a_failure_unless_by_force() {
+        for force in [false, true] {
+            let fake = Fake::default();
+            let (daemon, _socket) = fake.serve().await;
+            let containers = ["a", "absent", "b"].map(ToOwned::to_owned).to_vec();
+            let outcome = rm(&daemon, Rm { force, containers }, Format::Table).await;
+            match outcome {
+                Ok(code) => assert_eq!((force, code), (true, 0)),
+                Err(failure) => {
+                    assert_eq!((force, failure.code, failure.text.as_str()), (false, 125, "no such thing"));
+                }
+            }
+            assert_eq!(fake.calls(), ["remove a", "remove absent", "remove b"]);
+        }
     }
 }

@@ -90,6 +90,9 @@ fn a_running_container_is_removed_only_by_force() {
     assert_eq!(daemon.berth(&["inspect", "on"]).code, 125);
     let missing = daemon.berth(&["rm", "on"]);
     assert_eq!(missing.code, 125);
+    let missing = daemon.berth(&["rm", "-f", "on"]);
+    assert!(missing.code == 0 && missing.stdout.is_empty(), "{missing:?}");
+    assert!(missing.stderr.contains("on"), "{missing:?}");
 }
 
 #[test]
