@@ -153,7 +153,9 @@ async fn live(arguments: &Arguments, config: Config, level: &LevelHandle) -> Res
     let _lock = serve::take(&config.daemon.root, &config.daemon.state)?;
     let socket = serve::path(&config.daemon.listen)?;
     let rooms = open(&config).await?;
-    let pods = Pods::recover(rooms.clone()).await?;
+    // nft(8) takes as long as a hundred pods.
+    let (pods, ()) = tokio::join!(Pods::recover(rooms.clone()), rooms.network.set_up());
+    let pods = pods?;
     let streaming = streaming::Server::bind(&config.streaming).await?;
     let exporter = exporter::Exporter::new(pods.clone());
     let metrics = match exporter::address(&config.daemon.metrics_listen)? {

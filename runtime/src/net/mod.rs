@@ -103,9 +103,7 @@ pub struct LinkStats {
 }
 
 impl Network {
-    /// Reads what there is under `dir`, and sets the bridge up where it serves.
-    ///
-    /// A network that can't be set up is opened all the same: `ready` says why, and pods on the host's network run.
+    /// Reads what there is under `dir`. Nothing is set up: `set_up`, or the first attach.
     ///
     /// # Errors
     /// `Invalid` for a configuration that can't be right; whatever keeps the records from being read.
@@ -118,17 +116,23 @@ impl Network {
         let bridge = Bridge::open(config, dir.clone()).await?;
         let (config, handlers) = (config.clone(), handlers.clone());
         let cni = blocking(move || Cni::open(&config, &handlers, &dir)).await?;
-        let network = Self { bridge, cni };
-        match network.cni.serving().await {
+        Ok(Self { bridge, cni })
+    }
+
+    /// Sets the bridge up where it serves, and goes on with what was being removed. Once, before calls are answered; pods
+    /// may be found again meanwhile.
+    ///
+    /// What can't be set up is told by `ready`, and pods on the host's network run.
+    pub async fn set_up(&self) {
+        match self.cni.serving().await {
             // Where plugins serve the bridge waits for somebody who wants it; its pods of before need it at once.
-            Ok(source) if source.lists.is_empty() || !network.bridge.attached().is_empty() => {
-                network.bridge.prepare().await;
+            Ok(source) if source.lists.is_empty() || !self.bridge.attached().is_empty() => {
+                self.bridge.prepare().await;
             }
             Ok(_) => {}
             Err(error) => warn!(error = %error.chain(), "pods get no network"),
         }
-        network.bridge.resume().await;
-        Ok(network)
+        self.bridge.resume().await;
     }
 
     /// Ready, or why not, for CRI's NetworkReady. A bridge that could not be set up is tried again by the question.
