@@ -50,6 +50,22 @@ pub fn cpu(parent: &str) -> Option<Duration> {
     usage(&fs::read_to_string(place.join("cpu.stat")).ok()?)
 }
 
+/// What the machine's kernel has for itself and can't give back, in KiB: slab, stacks, page tables, per-CPU memory.
+///
+/// # Errors
+/// There is no /proc/meminfo.
+pub fn kernel_kib() -> Result<u64> {
+    let text = fs::read_to_string("/proc/meminfo").context("read /proc/meminfo")?;
+    Ok(kernel_of(&text))
+}
+
+fn kernel_of(meminfo: &str) -> u64 {
+    const KERNELS: [&str; 4] = ["SUnreclaim", "KernelStack", "PageTables", "Percpu"];
+    let lines = meminfo.lines().filter_map(|line| line.split_once(':'));
+    let kernels = lines.filter(|(name, _)| KERNELS.contains(name));
+    kernels.filter_map(|(_, value)| value.trim().strip_suffix(" kB")?.parse::<u64>().ok()).sum()
+}
+
 /// The memory of one process.
 ///
 /// # Errors
@@ -126,6 +142,8 @@ mod tests {
         let memory = Memory { processes: 1, rss_kib: 900, pss_kib: 40, private_dirty_kib: 212 };
         assert_eq!(rollup(text), Some(memory));
         assert_eq!(rollup("Rss: 900 kB\n"), None);
+        let machine = "MemFree: 7 kB\nSUnreclaim:  100 kB\nKernelStack: 20 kB\nPageTables: 3 kB\nPercpu: 4 kB\nSlab: 9 kB\n";
+        assert_eq!(kernel_of(machine), 127);
         assert_eq!(usage("usage_usec 1500\nuser_usec 2\n"), Some(Duration::from_micros(1500)));
     }
 

@@ -1,26 +1,20 @@
 //! `berth run --rm` of `true` beside `podman run --rm`, each with what OCI runtimes it works with; no network.
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Command, Stdio},
-    rc::Rc,
     time::Instant,
 };
 
-use anyhow::{Context, Result};
-use tempfile::TempDir;
+use anyhow::Result;
 
 use super::{
     Group,
     contender::{Contender, OURS},
     figures::Figures,
+    podman::Podman,
 };
-use crate::{
-    interrupt,
-    leftovers::{self, Names},
-    peers::{Programs, legacy},
-    process,
-};
+use crate::{interrupt, peers::Programs, process};
 
 const WARM_UP: usize = 3;
 const MEASURE: &str = "run --rm";
@@ -59,8 +53,8 @@ pub fn measure(
             }),
         });
     }
-    let podman = Podman::new(group, programs, figures)?;
-    runners.extend(podman.iter().flat_map(Podman::runners));
+    let podman = podman(group, programs, figures)?;
+    runners.extend(podman.iter().flat_map(|podman| beside(podman, &group.client.image, programs)));
     let mut took: Vec<Vec<f64>> = vec![Vec::new(); runners.len()];
     let mut failed = vec![false; runners.len()];
     for round in 0..group.rounds + WARM_UP {
@@ -89,110 +83,38 @@ pub fn measure(
     Ok(())
 }
 
-/// podman with a store of its own.
-struct Podman {
-    program: PathBuf,
-    image: String,
-    /// By name.
-    runtimes: Vec<(&'static str, PathBuf)>,
-    legacy: Option<Rc<legacy::Namespace>>,
-    directory: TempDir,
+/// podman with the image; none, and it is told, where there is none.
+fn podman(group: &Group, programs: &Programs, figures: &mut Figures) -> Result<Option<Podman>> {
+    let Some(podman) = Podman::find(programs, None)? else {
+        figures.miss("no podman: `run --rm` has nobody beside it".to_owned());
+        return Ok(None);
+    };
+    let pulled = process::output(podman.command(None).args(Podman::PULL).arg(&group.client.image));
+    if let Err(error) = pulled {
+        figures.fail(MEASURE, "podman", &format!("{error:#}"));
+        return Ok(None);
+    }
+    Ok(Some(podman))
 }
 
-impl Podman {
-    /// None, and it is told, where there is none.
-    fn new(group: &Group, programs: &Programs, figures: &mut Figures) -> Result<Option<Self>> {
-        let Some(program) = programs.find("podman") else {
-            figures.miss("no podman: `run --rm` has nobody beside it".to_owned());
-            return Ok(None);
-        };
-        let directory =
-            tempfile::Builder::new().prefix("berth-podman-").tempdir().context("make a directory")?;
-        // A runc that Go built alone has no libseccomp, without which podman's containers don't start.
-        let runc = programs.installed("runc").map(|program| ("runc", program));
-        let crun = programs.find("crun").map(|program| ("crun", program));
-        let runtimes = runc.into_iter().chain(crun).collect();
-        let legacy = legacy::Namespace::for_runtime("crun", directory.path())?.map(Rc::new);
-        let podman = Self { program, image: group.client.image.clone(), runtimes, legacy, directory };
-        let mut pull = podman.command(None);
-        pull.args(["pull", "-q", "--tls-verify=false", &podman.image]);
-        if let Err(error) = process::output(&mut pull) {
-            figures.fail(MEASURE, "podman", &format!("{error:#}"));
-            return Ok(None);
+/// It with each OCI runtime that works with it.
+fn beside(podman: &Podman, image: &str, programs: &Programs) -> Vec<Runner> {
+    // A runc that Go built alone has no libseccomp, without which podman's containers don't start.
+    let runc = programs.installed("runc").map(|program| ("runc", program));
+    let crun = programs.find("crun").map(|program| ("crun", program));
+    let runner = |(name, program): (&str, PathBuf)| {
+        let (podman, image) = (podman.clone(), image.to_owned());
+        Runner {
+            name: format!("podman+{name}"),
+            command: Box::new(move || {
+                let mut command = podman.command(Some(&program));
+                command.args(["run", "--rm"]);
+                // Its own limits are more than this machine may let it set.
+                command.args(["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]);
+                command.args(["--network", "none", &image, "/bin/true"]);
+                command
+            }),
         }
-        Ok(Some(podman))
-    }
-
-    fn runners(&self) -> Vec<Runner> {
-        let runner = |(name, program): &(&str, PathBuf)| {
-            let (own, image, program) = (self.place(), self.image.clone(), program.clone());
-            // One store, and so one view of the mounts in it.
-            let (podman, legacy) = (self.program.clone(), self.legacy.clone());
-            Runner {
-                name: format!("podman+{name}"),
-                command: Box::new(move || {
-                    let mut command = flags(&podman, &own, (legacy.as_deref(), Some(&program)));
-                    // Its own limits are more than this machine may let it set.
-                    command.args([
-                        "run",
-                        "--rm",
-                        "--ulimit",
-                        "nofile=1024:1024",
-                        "--ulimit",
-                        "nproc=1024:1024",
-                    ]);
-                    command.args(["--network", "none", &image, "/bin/true"]);
-                    command
-                }),
-            }
-        };
-        self.runtimes.iter().map(runner).collect()
-    }
-
-    fn command(&self, runtime: Option<&Path>) -> Command {
-        flags(&self.program, &self.place(), (self.legacy.as_deref(), runtime))
-    }
-
-    fn place(&self) -> PathBuf {
-        self.directory.path().to_path_buf()
-    }
-}
-
-impl Drop for Podman {
-    fn drop(&mut self) {
-        process::succeeds(self.command(None).args(["rm", "--all", "--force"]));
-        let none = format!("berth-podman-{}", std::process::id());
-        let names = Names {
-            directory: self.place(),
-            bridge: "none".to_owned(),
-            table: none.replace('-', "_"),
-            cgroup_parent: format!("/{none}"),
-        };
-        // The mount of its own store is how it works.
-        let left = leftovers::remove(&names);
-        left.iter()
-            .filter(|line| !line.contains("was still"))
-            .for_each(|line| eprintln!("xtask: podman: {line}"));
-    }
-}
-
-fn flags(
-    podman: &Path,
-    place: &Path,
-    (legacy, runtime): (Option<&legacy::Namespace>, Option<&Path>),
-) -> Command {
-    let mut command = legacy::command(legacy, podman);
-    let below = |name: &str| place.join(name);
-    command
-        .arg("--root")
-        .arg(below("root"))
-        .arg("--runroot")
-        .arg(below("run"))
-        .arg("--tmpdir")
-        .arg(below("tmp"));
-    command.args(["--cgroup-manager", "cgroupfs", "--storage-driver", "overlay", "--events-backend", "none"]);
-    if let Some(runtime) = runtime {
-        command.arg("--runtime").arg(runtime);
-    }
-    command
+    };
+    runc.into_iter().chain(crun).map(runner).collect()
 }

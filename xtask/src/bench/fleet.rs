@@ -53,6 +53,7 @@ pub fn measure(
 
 fn fill(group: &Group, contender: &mut Contender, steps: &[usize], figures: &mut Figures) -> Result<()> {
     memory(contender, 0, figures)?;
+    let kernel = meter::kernel_kib()?;
     let mut last = 0;
     for step in steps {
         interrupt::check()?;
@@ -71,6 +72,8 @@ fn fill(group: &Group, contender: &mut Contender, steps: &[usize], figures: &mut
         }
         last = *step;
         memory(contender, *step, figures)?;
+        let grown = meter::kernel_kib()?.saturating_sub(kernel) as f64 / *step as f64;
+        figures.add(&format!("{step} pods: kernel memory a pod"), &contender.name, "KiB", grown);
         let prefix = format!("{step} pods: ");
         if *step == FULL_NODE {
             questions(group, contender, &prefix, figures)?;

@@ -87,6 +87,12 @@ const TABLE: &[Line] = &[
     ("monitors' PSS a pod", LESS, &[Goal::OfBest(0.5)], "of shims or conmons, by the number of pods"),
     ("monitors' private dirty a pod", LESS, &[], "what is theirs alone"),
     (
+        "kernel memory a pod",
+        LESS,
+        &[],
+        "what the machine's kernel can't give back (slab, stacks, page tables, per-CPU), by its growth since there were no pods",
+    ),
+    (
         "restart until listed",
         LESS,
         &[Goal::OfBest(0.1)],
@@ -154,6 +160,13 @@ const TABLE: &[Line] = &[
     ("pull zstd: CPU", LESS, &[], ""),
     ("ten images: wall", LESS, &[Goal::OfBest(0.5)], "small ones, at once"),
     ("ten images: CPU", LESS, &[], ""),
+    (
+        "unpack alone: wall",
+        LESS,
+        &[],
+        "`berth load` and `podman load` of the same gzip layers; floor: tar -xz of them",
+    ),
+    ("unpack alone: CPU", LESS, &[], ""),
     ("huge layer: wall", LESS, &[], "one of 5 GiB"),
     ("huge layer: CPU", LESS, &[], ""),
     ("huge layer: daemon's peak", LESS, &[Goal::AtMost(100.0)], "resident memory"),

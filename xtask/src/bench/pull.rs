@@ -16,6 +16,7 @@ use super::{
     contender::{Bed, Contender, Who},
     disk::Disk,
     figures::{FLOOR, Figures},
+    person,
 };
 use crate::{interrupt, kubernetes, meter, oci::children_cpu, process};
 
@@ -121,6 +122,12 @@ pub fn measure(
                 figures.fail(name, &runtime, &format!("{error:#}"));
             }
         }
+        if what == What::Usual {
+            interrupt::check()?;
+            if let Err(error) = beside_daemons(bed, layouts, figures) {
+                figures.fail(name, "podman", &format!("{error:#}"));
+            }
+        }
         if !group.until.has_room_for(began.elapsed()) {
             break;
         }
@@ -144,6 +151,17 @@ fn usual(group: &Group, bed: &Bed, who: &Who, figures: &mut Figures) -> Result<(
     let disk = Disk::new(5)?;
     let contender = Contender::start(who, bed, Some(&disk.path()))?;
     pull(group, bed, (&contender, &disk), "pull zstd", &[ZSTD.0], figures)
+}
+
+/// podman, and unpacking alone.
+fn beside_daemons(bed: &Bed, layouts: &BTreeMap<String, PathBuf>, figures: &mut Figures) -> Result<()> {
+    if figures.has_failed("pull", "podman") {
+        return Ok(());
+    }
+    let small = SMALL.map(|image| image.0);
+    person::podman(bed, [("pull", &[LARGE.0]), ("ten images", &small), ("pull zstd", &[ZSTD.0])], figures)?;
+    let archive = person::archive(layouts.get(LARGE.0).context("no image")?)?;
+    person::load(bed, &archive, figures)
 }
 
 fn huge(group: &Group, bed: &Bed, who: &Who, figures: &mut Figures) -> Result<()> {
@@ -193,8 +211,11 @@ fn floor(layout: &Path, figures: &mut Figures) -> Result<()> {
         process::output(Command::new("tar").arg("-xzf").arg(layer).arg("-C").arg(disk.path()))?;
     }
     let wall = began.elapsed().as_secs_f64();
-    figures.add("pull: wall", FLOOR, "s", wall);
-    figures.add("pull: CPU", FLOOR, "s", children_cpu()?.saturating_sub(cpu).as_secs_f64());
+    let cpu = children_cpu()?.saturating_sub(cpu).as_secs_f64();
+    for name in ["pull", "unpack alone"] {
+        figures.add(&format!("{name}: wall"), FLOOR, "s", wall);
+        figures.add(&format!("{name}: CPU"), FLOOR, "s", cpu);
+    }
     let used = disk.used_bytes()?.saturating_sub(used);
     figures.add("pull: disk", FLOOR, "MiB", used as f64 / f64::from(1 << 20));
     Ok(())
