@@ -250,7 +250,10 @@ fn files(place: &Place) -> Vec<PathBuf> {
     ];
     tops.iter()
         .flat_map(|top| everything(top))
-        .filter(|path| !own.iter().any(|name| path.ends_with(name)))
+        // What `berth explain` tells is kept for an hour after what it is about.
+        .filter(|path| {
+            !own.iter().any(|name| path.ends_with(name)) && !path.starts_with(place.state().join("stories"))
+        })
         .collect()
 }
 

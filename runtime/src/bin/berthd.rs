@@ -167,7 +167,8 @@ async fn live(arguments: &Arguments, config: Config, level: &LevelHandle) -> Res
     notify("READY=1");
     keep_watchdog(pods.clone());
     let stop = until_stopped(arguments, config.clone(), level)?;
-    let door = Door::new(pods.clone(), rooms.clone(), config, streaming.tickets());
+    let (door, timelines) =
+        (Door::new(pods.clone(), rooms.clone(), config, streaming.tickets()), rooms.timelines.clone());
     let stopping = CancellationToken::new();
     let streams = tokio::spawn(streaming.serve(pods, rooms.launcher, stopping.clone().cancelled_owned()));
     let calls = exporter.calls();
@@ -184,6 +185,7 @@ async fn live(arguments: &Arguments, config: Config, level: &LevelHandle) -> Res
             .await
             .map_err(|error| Error::new(Kind::Internal, "stop", "metrics listener").because(error))?;
     }
+    timelines.finish().await;
     std::fs::remove_file(&socket)
         .map_err(|error| Error::io("remove socket", socket.display().to_string(), error))
 }

@@ -16,7 +16,7 @@ use crate::{
 /// One thing that is not right.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// `network`, `directory`, `cgroup`, `link`, `rules`, `layers`, `logs`, `record`, `shim`, `namespace`.
+    /// `network`, `directory`, `cgroup`, `link`, `rules`, `layers`, `logs`, `record`, `shim`, `namespace`, `story`.
     pub kind: &'static str,
     /// Its id, name or path.
     pub object: String,
@@ -236,6 +236,12 @@ fn described(orphan: &Orphan) -> Finding {
             directory.display().to_string(),
             "logs of a container that has no record",
             "remove them",
+        ),
+        Orphan::Story(file) => mendable(
+            "story",
+            file.display().to_string(),
+            "what `berth explain` told of something that is gone for more than an hour, or that is not known",
+            "remove it",
         ),
         Orphan::Blank(directory) => mendable(
             "record",

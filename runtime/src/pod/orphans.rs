@@ -6,7 +6,7 @@
 
 use std::{
     collections::HashSet,
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -52,6 +52,8 @@ pub enum Orphan {
     Logs { id: String, directory: PathBuf },
     /// A record's directory in which none was ever written.
     Blank(PathBuf),
+    /// A story that nobody tells any more.
+    Story(PathBuf),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +73,7 @@ impl Orphan {
             | Self::Logs { id, .. } => Some(id),
             // `<container>-volume-<n>` is a container's too.
             Self::Hold(holder) => holder.split('-').next(),
-            Self::Stray(_) | Self::Blank(_) => None,
+            Self::Stray(_) | Self::Blank(_) | Self::Story(_) => None,
         }
     }
 }
@@ -156,6 +158,8 @@ fn held(rooms: &Rooms, places: &Places) -> Vec<Orphan> {
     }
     let groups = groups(rooms).into_iter().filter(|(id, _)| ours(id));
     found.extend(groups.map(|(id, path)| Orphan::Group { id, path }));
+    let untold = names(&places.stories()).into_iter().filter(|id| ours(id) && !rooms.timelines.keeps(id));
+    found.extend(untold.map(|id| Orphan::Story(places.stories().join(id))));
     found.extend(rooms.images.holders().into_iter().map(Orphan::Hold));
     found.extend(rooms.network.stray_links().into_iter().map(|link| Orphan::Stray(Stray::Link(link))));
     found
@@ -226,6 +230,11 @@ pub async fn mend(rooms: &Rooms, places: &Places, orphan: &Orphan) -> Result<()>
             let directory = directory.clone();
             blocking("sweep", move || place::remove(&directory)).await
         }
+        Orphan::Story(file) => {
+            info!(file = %file.display(), "a story that nobody tells any more is removed");
+            let file = file.clone();
+            blocking("sweep", move || remove_story(&file)).await
+        }
         Orphan::Blank(directory) => {
             info!(directory = %directory.display(), "a directory without a record is removed");
             let directory = directory.clone();
@@ -252,6 +261,15 @@ fn remove_remains(rooms: &Rooms, id: &str, directory: &Path) -> Result<()> {
         cleared = cleared.and(gone);
     }
     cleared.and(place::unmount_below(directory)).and_then(|()| place::remove(directory))
+}
+
+fn remove_story(file: &Path) -> Result<()> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::io("remove", file.display().to_string(), error))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 fn names_it(path: &Path, id: &str) -> bool {

@@ -3,6 +3,7 @@
 //! ```text
 //! <root>/pods/<id>/record                 <state>/pods/<id>/{ns/net,ns/ipc,ns/uts,ns/pid,ns/user,shm,resolv.conf,hosts,hostname}
 //! <root>/containers/<id>/{record,exit,upper,work}   <state>/containers/<id>/{s,live,rootfs,shim.log}
+//!                                         <state>/stories/<pod id>
 //! ```
 
 use std::{
@@ -49,6 +50,10 @@ impl Places {
     }
     pub fn container_dir(&self, container: &ContainerId) -> PathBuf {
         self.state.join("containers").join(container.as_str())
+    }
+    /// What `berth explain` tells, one file for each pod.
+    pub fn stories(&self) -> PathBuf {
+        self.state.join("stories")
     }
     pub fn pin(&self, pod: &PodId, kind: &str) -> PathBuf {
         self.pod_dir(pod).join(berth_launch::PINS).join(kind)

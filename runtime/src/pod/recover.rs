@@ -56,10 +56,9 @@ pub async fn recover(rooms: Rooms) -> Result<Pods> {
     let begun = Instant::now();
     let places = Places::new(&rooms.config);
     starved::follow(rooms.timelines.clone());
-    let mut found = {
-        let places = places.clone();
-        blocking("read records", move || read(&places)).await?
-    };
+    let boot_id = clock::boot_id();
+    let (records, kept) = (places.clone(), rooms.timelines.keep(places.stories(), &boot_id));
+    let (mut found, ()) = tokio::try_join!(blocking("read records", move || read(&records)), kept)?;
     fault::point("start.read");
     let mut sweeping = sweep(&rooms, &places, &mut found).await?;
     let board = Arc::new(Board::new());
@@ -76,7 +75,7 @@ pub async fn recover(rooms: Rooms) -> Result<Pods> {
         rooms: rooms.clone(),
         places: places.clone(),
         board: Arc::clone(&board),
-        boot_id: clock::boot_id().into(),
+        boot_id: boot_id.into(),
         lost: Arc::new(Semaphore::new(LOST_AT_ONCE)),
     };
     let revived = stream::iter(found).map(|remains| tokio::spawn(revive(start.clone(), remains)));
@@ -104,6 +103,11 @@ pub async fn recover(rooms: Rooms) -> Result<Pods> {
         }
         taking_back.spawn(Begun { containers, pod: None }.take_back(rooms.clone(), places.clone()));
     }
+    rooms.timelines.close_others(|id| {
+        let is_pod = PodId::parse(id).is_ok_and(|id| tasks.by_id.contains_key(&id));
+        let is_container = ContainerId::parse(id).is_ok_and(|id| board.home(&id).is_some());
+        is_pod || is_container || unreadable.contains(id)
+    });
     let (there, kept) = (places.clone(), Arc::clone(&board));
     let logs = blocking("look for logs", move || {
         let known = |id: &str| {

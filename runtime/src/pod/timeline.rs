@@ -1,13 +1,21 @@
-//! What has happened to each pod and container, step by step: when, how long, with what error. In memory, bounded, and kept
-//! for an hour after what it is about has gone. For `berth explain`.
+//! What has happened to each pod and container, step by step: when, how long, with what error. Bounded, and kept for an hour
+//! after what it is about has gone. For `berth explain`. In memory; `keep` writes it down behind us, for the next berthd.
+
+mod entry;
+mod keep;
+mod paper;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    borrow::Cow,
+    collections::{HashMap, HashSet, VecDeque},
     future::Future,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
+use tokio::sync::Notify;
+
+use self::{entry::Entry, paper::Paper};
 use super::clock;
 use crate::{Error, Result, launcher::Fault, oci};
 
@@ -42,15 +50,30 @@ impl Told for Fault {
     }
 }
 
-/// All stories of this node, those of an earlier berthd excepted. Cheap to clone.
+/// All stories of this node. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct Timelines(Arc<Mutex<Shelf>>);
+pub struct Timelines(Arc<Desk>);
+
+#[derive(Debug, Default)]
+struct Desk {
+    shelf: Mutex<Shelf>,
+    /// Something is to be written; at once; it has been.
+    bell: Notify,
+    hurry: Notify,
+    written: Notify,
+}
 
 #[derive(Debug, Default)]
 struct Shelf {
     stories: HashMap<String, Story>,
-    /// The oldest first.
-    gone: VecDeque<(Instant, String)>,
+    /// When by a clock that nobody sets, and which; the oldest first.
+    gone: VecDeque<(Duration, String)>,
+    /// Whether anybody writes them down.
+    is_kept: bool,
+    boot_id: String,
+    papers: HashMap<String, Paper>,
+    /// Those of the papers that something is to be done to.
+    changed: HashSet<String>,
 }
 
 /// What is known of one pod or container.
@@ -66,6 +89,8 @@ pub struct Story {
     pub left_out: u64,
     /// Unix nanoseconds; 0: it is there.
     pub gone_at: i64,
+    /// The same by the clock that it is forgotten by.
+    ended: Duration,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -74,13 +99,18 @@ pub struct Step {
     pub at: i64,
     /// None: it took no time that counts.
     pub took: Option<Duration>,
-    pub what: &'static str,
+    pub what: Cow<'static, str>,
     pub detail: String,
     /// Why it failed; empty: it did not.
     pub error: String,
 }
 
 impl Story {
+    /// Which file it is in: its pod's.
+    fn file(&self) -> &str {
+        if self.pod.is_empty() { &self.id } else { &self.pod }
+    }
+
     /// All that is kept, in order.
     pub fn steps(&self) -> impl Iterator<Item = &Step> {
         self.first.iter().chain(&self.last)
@@ -103,14 +133,16 @@ impl Story {
 impl Timelines {
     /// Begins a story, or goes on with one. `pod` is empty where it is about a pod.
     pub fn open(&self, id: &str, name: &str, pod: &str) {
-        let mut shelf = self.lock();
-        let story = shelf.stories.entry(id.to_owned()).or_default();
-        (story.id, story.name, story.pod) = (id.into(), name.into(), pod.into());
+        self.lock().open(id, name, pod);
+        self.0.bell.notify_one();
     }
 
     /// Something happened. To what has no story: nothing.
     pub fn note(&self, id: &str, what: &'static str, detail: impl Into<String>) {
-        self.add(id, Step { at: clock::now(), what, detail: cut(detail.into()), ..Step::default() });
+        self.add(
+            id,
+            Step { at: clock::now(), what: what.into(), detail: cut(detail.into()), ..Step::default() },
+        );
     }
 
     /// Does a step and tells how it went.
@@ -136,11 +168,8 @@ impl Timelines {
 
     /// It has gone: its story is kept for a while.
     pub fn close(&self, id: &str) {
-        let mut shelf = self.lock();
-        let Some(story) = shelf.stories.get_mut(id).filter(|story| story.gone_at == 0) else { return };
-        story.gone_at = clock::now();
-        shelf.gone.push_back((Instant::now(), id.to_owned()));
-        shelf.forget(Instant::now());
+        self.lock().close(id, clock::now(), clock::monotonic());
+        self.0.bell.notify_one();
     }
 
     /// Whether there is a story of it.
@@ -152,7 +181,7 @@ impl Timelines {
     /// these the last first.
     pub fn find(&self, text: &str) -> Vec<Story> {
         let mut shelf = self.lock();
-        shelf.forget(Instant::now());
+        shelf.forget(clock::monotonic());
         let is_meant =
             |story: &&Story| !text.is_empty() && (story.id.starts_with(text) || story.name == text);
         let mut found: Vec<Story> = shelf.stories.values().filter(is_meant).cloned().collect();
@@ -176,27 +205,67 @@ impl Timelines {
     ) {
         let error = done.as_ref().err().map(|error| cut(error.text())).unwrap_or_default();
         let took = Some(began.elapsed());
-        self.add(id, Step { at, took, what, detail: String::new(), error });
+        self.add(id, Step { at, took, what: what.into(), detail: String::new(), error });
     }
 
     fn add(&self, id: &str, step: Step) {
-        if let Some(story) = self.lock().stories.get_mut(id) {
-            story.add(step);
-        }
+        self.lock().add(id, step);
+        self.0.bell.notify_one();
     }
 
     fn lock(&self) -> MutexGuard<'_, Shelf> {
         // Whoever panicked left whole stories behind: each change is one insertion.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.shelf.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Shelf {
-    fn forget(&mut self, now: Instant) {
-        let is_over = |(at, _): &(Instant, String)| now.duration_since(*at) >= REMEMBERED;
+    fn open(&mut self, id: &str, name: &str, pod: &str) {
+        let is_new = !self.stories.contains_key(id);
+        let story = self.stories.entry(id.to_owned()).or_default();
+        if !is_new && story.name == name && story.pod == pod {
+            return;
+        }
+        (story.id, story.name, story.pod) = (id.into(), name.into(), pod.into());
+        let (file, entry) = (story.file().to_owned(), Entry::opened(story));
+        self.write(&file, &entry);
+        if is_new && let Some(paper) = self.papers.get_mut(&file) {
+            paper.stories += 1;
+        }
+    }
+
+    fn add(&mut self, id: &str, step: Step) {
+        let Some(story) = self.stories.get_mut(id) else { return };
+        let (file, entry) = (story.file().to_owned(), Entry::step(id, &step));
+        story.add(step);
+        self.write(&file, &entry);
+    }
+
+    fn close(&mut self, id: &str, at: i64, now: Duration) {
+        let Some(story) = self.stories.get_mut(id).filter(|story| story.gone_at == 0) else { return };
+        (story.gone_at, story.ended) = (at, now);
+        let file = story.file().to_owned();
+        self.gone.push_back((now, id.to_owned()));
+        self.write(&file, &Entry::closed(id, at, now));
+        self.forget(now);
+    }
+
+    fn write(&mut self, file: &str, entry: &Entry) {
+        if self.is_kept {
+            self.papers.entry(file.to_owned()).or_default().add(entry);
+            self.changed.insert(file.to_owned());
+        }
+    }
+
+    fn forget(&mut self, now: Duration) {
+        let is_over = |(at, _): &(Duration, String)| now.saturating_sub(*at) >= REMEMBERED;
         while self.gone.len() > GONE || self.gone.front().is_some_and(is_over) {
-            if let Some((_, id)) = self.gone.pop_front() {
-                self.stories.remove(&id);
+            let story = self.gone.pop_front().and_then(|(_, id)| self.stories.remove(&id));
+            let Some(story) = story else { continue };
+            let Some(paper) = self.papers.get_mut(story.file()) else { continue };
+            paper.stories = paper.stories.saturating_sub(1);
+            if paper.stories == 0 {
+                self.changed.insert(story.file().to_owned());
             }
         }
     }
@@ -225,7 +294,7 @@ mod tests {
         all.note("ab01", "said", "x".repeat(2 * TEXT_CHARS));
         let story = all.find("web").remove(0);
         let steps: Vec<_> = story.steps().collect();
-        assert_eq!(steps.iter().map(|step| step.what).collect::<Vec<_>>(), ["good", "bad", "said"]);
+        assert_eq!(steps.iter().map(|step| step.what.as_ref()).collect::<Vec<_>>(), ["good", "bad", "said"]);
         assert!(steps[0].took.is_some() && steps[0].error.is_empty() && steps[1].error.contains("why"));
         assert_eq!(steps[2].detail.chars().count(), TEXT_CHARS + 1);
         assert_eq!(all.find("ab")[0].id, "ab01");
@@ -261,7 +330,7 @@ mod tests {
         assert_eq!(all.find("same").len(), GONE);
         all.open("there", "same", "");
         assert_eq!(all.find("same")[0].id, "there");
-        all.lock().forget(Instant::now() + REMEMBERED);
+        all.lock().forget(clock::monotonic() + REMEMBERED);
         assert_eq!(all.find("same").len(), 1);
     }
 }

@@ -69,7 +69,11 @@ impl World {
             ("memory, KiB", field("VmRSS:")),
             ("threads", field("Threads:")),
             ("descriptors", entries(&process.join("fd"))),
-            ("files", files(&daemon.root()) + files(&daemon.state())),
+            // Stories are kept for an hour, and are bounded in number.
+            (
+                "files",
+                files(&daemon.root()) + files(&daemon.state()) - files(&daemon.state().join("stories")),
+            ),
             ("cgroups", cgroups()),
             ("mounts", count("/proc/self/mounts")),
             ("links", entries(Path::new("/sys/class/net"))),

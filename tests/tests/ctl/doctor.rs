@@ -144,6 +144,11 @@ fn each_orphan_is_told_and_mended_and_what_lives_is_left_alone() {
     living.mends("rules", &daemon.table(), || !rules().contains(&living.port.to_string()));
     assert_eq!(rules(), before);
 
+    // A story of nobody's.
+    let story = daemon.state().join("stories").join(id('7'));
+    fs::write(&story, "once upon a time").unwrap();
+    living.mends("story", &id('7'), || story.exists());
+
     // Logs, and a directory in which no record was ever written, that are older than what is being made.
     for (kind, directory) in [("logs", "logs"), ("record", "containers")] {
         let left = daemon.root().join(directory).join(id('5'));

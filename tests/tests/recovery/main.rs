@@ -15,6 +15,7 @@ mod refusals;
 mod registry;
 mod service;
 mod shim;
+mod story;
 mod sweep;
 
 /// Whether the kernel tells the exit status of a process that somebody else has reaped.

@@ -35,7 +35,7 @@ fn step(step: &Step) -> api::Step {
     api::Step {
         at: step.at,
         took_us: step.took.map(|took| u64::try_from(took.as_micros()).unwrap_or(u64::MAX)),
-        what: step.what.into(),
+        what: step.what.to_string(),
         detail: step.detail.clone(),
         error: step.error.clone(),
     }
