@@ -1,8 +1,9 @@
 //! The contract between `berthd` and `berth-shim`, generated from `launch.proto` (read that: it is the documentation),
 //! with what both ends share: a few names, `needs`, which finds the features that a plan uses, `restart`
-//! and `oom`.
+//! and `oom` and `denied`, which read the kernel's log.
 #![allow(missing_debug_implementations)]
 
+pub mod denied;
 pub mod fault;
 pub mod needs;
 pub mod oom;
@@ -22,6 +23,8 @@ pub const SOCKET: &str = "s";
 pub const EXIT: &str = "exit";
 /// The live record's name in a plan's `dir`.
 pub const LIVE: &str = "live";
+/// The mark in a plan's `dir` that berthd kills the container by its cgroup.
+pub const KILLED: &str = "killed";
 /// The name of a plan's copy in its `dir`, for a shim that takes over.
 pub const PLAN: &str = "plan";
 /// Where a plan's `dir` holds the pinned namespaces, one file per kind: `net`, `ipc`, `uts`, `pid`.

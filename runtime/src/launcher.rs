@@ -14,7 +14,7 @@ mod program;
 
 use std::{io, os::fd::OwnedFd, path::Path, sync::Arc, time::Duration};
 
-use berth_launch::v1::{self as launch, birth::Outcome, reply::Result as Answer, request::Call};
+use berth_launch::v1::{self as launch, birth::Outcome, reply::Result as Answer, request::Call, sent::By};
 use prost::Message;
 use tokio::sync::broadcast::{self, error::RecvError};
 
@@ -258,9 +258,9 @@ impl Shim {
         }
     }
 
-    /// Kills all of it; the shim leaves.
-    pub async fn shutdown(&self) -> Result<()> {
-        self.done(Call::Shutdown(launch::Shutdown {}), ENDING).await
+    /// Kills all of it, said to be by that; the shim leaves.
+    pub async fn shutdown(&self, by: By) -> Result<()> {
+        self.done(Call::Shutdown(launch::Shutdown { by: by.into() }), ENDING).await
     }
 
     async fn done(&self, call: Call, allowed: Duration) -> Result<()> {

@@ -105,6 +105,7 @@ impl Supervisor {
                 }
             },
             in_a_row: self.history.in_a_row,
+            sent: self.sent.clone(),
         };
         if let Err(error) = record::write_live(Path::new("."), &live) {
             crate::complain!("berth-shim: write live record in {}: {error}", self.plan.dir);

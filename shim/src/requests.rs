@@ -6,7 +6,7 @@ use berth_launch::{
     fault,
     v1::{
         Attach, Done, Exec, ExecStarted, Exit, Failure, Kill, Reply, Request, Resize, Status, Step, Stop,
-        Unsupported, reply::Result as Answer, request::Call,
+        Unsupported, reply::Result as Answer, request::Call, sent::By,
     },
 };
 use rustix::process::{Signal, pidfd_send_signal};
@@ -34,7 +34,7 @@ impl Supervisor {
             Some(Call::Hello(_)) => Ok(Answer::Status(self.status())),
             Some(Call::Start(_)) => self.start().map(Answer::Status),
             Some(Call::Kill(kill)) => self.kill(&kill),
-            Some(Call::Stop(stop)) => self.stop(&stop),
+            Some(Call::Stop(stop)) => self.stop(&stop, By::Stop),
             Some(Call::Exec(exec)) => self.exec(&exec, fds).map(|(started, master)| {
                 fd = master;
                 Answer::ExecStarted(started)
@@ -43,7 +43,7 @@ impl Supervisor {
             Some(Call::Resize(resize)) => self.resize(&resize),
             Some(Call::ReopenLog(_)) => self.reopen_log(),
             Some(Call::Attach(attach)) => self.attach(&attach, fds),
-            Some(Call::Shutdown(_)) => self.shut_down(),
+            Some(Call::Shutdown(shutdown)) => self.shut_down(shutdown.by()),
             Some(Call::SetRestart(set)) => {
                 self.plan.restart = set.restart;
                 done()
@@ -99,9 +99,10 @@ impl Supervisor {
     fn kill(&mut self, kill: &Kill) -> Outcome {
         let signal = signal(kill.signal)?;
         if kill.all && signal == Signal::KILL {
-            self.kill_all();
+            self.kill_all(By::Kill);
             return done();
         }
+        self.note_sent(signal, By::Kill, Duration::ZERO);
         match (&self.stage, kill.all, &self.plan.cgroup) {
             (Stage::Created { .. } | Stage::Running { .. }, true, Some(cgroup)) => {
                 group::signal(cgroup, signal);
@@ -126,14 +127,14 @@ impl Supervisor {
         runtime.is_some_and(|runtime| launch::kill(runtime, &self.plan.id, signal).is_ok())
     }
 
-    fn stop(&mut self, stop: &Stop) -> Outcome {
+    fn stop(&mut self, stop: &Stop, by: By) -> Outcome {
         self.stopping = true;
         let wanted = [stop.signal, self.plan.stop_signal, Signal::TERM.as_raw().unsigned_abs()];
         let wanted = signal(wanted.into_iter().find(|signal| *signal != 0).unwrap_or(0))?;
         match &self.stage {
-            Stage::Created { .. } => self.kill_all(),
-            Stage::Running { .. } if stop.grace_ms == 0 => self.kill_all(),
-            Stage::Running { .. } => self.ask_to_end(wanted, Duration::from_millis(stop.grace_ms)),
+            Stage::Created { .. } => self.kill_all(by),
+            Stage::Running { .. } if stop.grace_ms == 0 => self.kill_all(by),
+            Stage::Running { .. } => self.ask_to_end(wanted, Duration::from_millis(stop.grace_ms), by),
             Stage::Backoff { .. } => {
                 let last = self.last_exit.clone().unwrap_or_default();
                 self.finish(last);
@@ -148,7 +149,8 @@ impl Supervisor {
     }
 
     /// The signal now, and when its time is up the kill.
-    pub(crate) fn ask_to_end(&mut self, wanted: Signal, grace: Duration) {
+    pub(crate) fn ask_to_end(&mut self, wanted: Signal, grace: Duration, by: By) {
+        self.note_sent(wanted, by, grace);
         let Stage::Running { run } = &self.stage else { return };
         if !self.by_runtime(wanted) {
             // Ended in between: the loop sees it next.
@@ -158,8 +160,10 @@ impl Supervisor {
         self.kill_at = Some(self.kill_at.map_or(at, |sooner| sooner.min(at)));
     }
 
-    fn shut_down(&mut self) -> Outcome {
-        self.stop(&Stop { signal: 0, grace_ms: 0 })?;
+    fn shut_down(&mut self, by: By) -> Outcome {
+        // A berthd of before says nothing.
+        let by = if by == By::NobodyHere { By::Stop } else { by };
+        self.stop(&Stop { signal: 0, grace_ms: 0 }, by)?;
         if let Stage::Over { recorded, .. } = &mut self.stage {
             // Whoever ends us knows the exit or does not care.
             *recorded = true;

@@ -10,14 +10,15 @@ use std::{os::fd::OwnedFd, path::PathBuf, time::Duration};
 use berth_launch::{
     restart::{self, Decision, History},
     v1::{
-        ContainerPlan, Event, ExecExited, Exit, Failure, Live, NamespaceKind, event, reply::Result as Answer,
+        ContainerPlan, Event, ExecExited, Exit, Failure, Live, NamespaceKind, Sent, event,
+        reply::Result as Answer, sent::By,
     },
 };
 use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::{
     attach::Sink,
-    clock, group, kernel,
+    clock, denied, group, kernel,
     launch::{self, Created, Gate},
     oom, record,
     report::nanos,
@@ -54,6 +55,8 @@ pub struct Supervisor {
     /// Somebody asked for the end: nothing is restarted.
     pub(crate) stopping: bool,
     pub(crate) kill_at: Option<Duration>,
+    /// What we have sent to init in this run.
+    pub(crate) sent: Vec<Sent>,
     pub(crate) boot_id: String,
     /// Socket and live record are gone.
     pub(crate) nameless: bool,
@@ -115,6 +118,7 @@ impl Supervisor {
             stopping: live.stopping,
             kill_at: (live.kill_at != 0).then(|| Duration::from_nanos(live.kill_at)),
             history: History { in_a_row: live.in_a_row },
+            sent: live.sent.clone(),
             litter,
             ..Self::of(plan, listener, streams, over)?
         })
@@ -141,6 +145,7 @@ impl Supervisor {
             last_exit: None,
             stopping: false,
             kill_at: None,
+            sent: Vec::new(),
             boot_id: record::boot_id(),
             nameless: false,
             served: true,
@@ -224,7 +229,7 @@ impl Supervisor {
         self.streams.keep_time(now);
         if self.kill_at.is_some_and(|at| at <= now) {
             self.kill_at = None;
-            self.kill_all();
+            self.kill_all(By::GraceOver);
         }
         for exec in self.execs.iter_mut().filter(|exec| exec.deadline.is_some_and(|at| at <= now)) {
             exec.deadline = None;
@@ -240,7 +245,9 @@ impl Supervisor {
     }
 
     /// Kills every process of the container.
-    pub(crate) fn kill_all(&mut self) {
+    pub(crate) fn kill_all(&mut self, by: By) {
+        let grace = if by == By::GraceOver { self.grace() } else { Duration::ZERO };
+        self.note_sent(Signal::KILL, by, grace);
         if let Stage::Created { run, .. } | Stage::Running { run } = &self.stage {
             // Ended in between is as good.
             pidfd_send_signal(&run.pidfd, Signal::KILL).ok();
@@ -261,6 +268,8 @@ impl Supervisor {
             },
         };
         let victim = oom::victim(&self.plan, run.oom_kills_before);
+        let sent = (ended.signal != 0).then(|| self.sender(ended.signal));
+        let denied = sent.and_then(|sent| denied::look(&self.plan, run, sent));
         let killed = victim.as_ref().is_some_and(|victim| victim.explains(run.pid, self.stopping));
         let exit = Exit {
             version: berth_launch::VERSION,
@@ -274,6 +283,8 @@ impl Supervisor {
             restarts: self.restarts,
             message: oom::or_told(message, victim),
             lost_log_bytes: self.streams.log.lost_bytes(),
+            sent,
+            denied,
             ..Exit::default()
         };
         let ran_for = clock::monotonic().saturating_sub(run.began);
@@ -361,6 +372,7 @@ impl Supervisor {
 
     fn start_again(&mut self) {
         self.restarts = self.restarts.saturating_add(1);
+        self.sent = Vec::new();
         let started = crate::read_plan::<ContainerPlan>()
             .and_then(|plan| launch::create(&plan, launch::Keeper::Us))
             .and_then(|created| {

@@ -5,7 +5,7 @@ use std::{os::fd::AsFd, time::Duration};
 
 use berth_launch::{
     restart::Fitness,
-    v1::{ContainerPlan, HealthResult, HealthStatus, health::Action, health_status::State},
+    v1::{ContainerPlan, HealthResult, HealthStatus, health::Action, health_status::State, sent::By},
 };
 use rustix::{event::PollFd, event::PollFlags, process::Signal};
 
@@ -264,7 +264,7 @@ impl Supervisor {
         }
         let number = self.plan.stop_signal.cast_signed();
         let signal = kernel::signal::numbered(number).unwrap_or(Signal::TERM);
-        self.ask_to_end(signal, GRACE);
+        self.ask_to_end(signal, GRACE, By::Unhealthy);
     }
 
     /// Removes the cgroups of ended execs in which nothing runs any more.

@@ -43,7 +43,7 @@ fn a_created_container_waits_for_its_start_and_can_be_shut_down() {
     let mut container = Container::new();
     let (mut client, ready) = container.create(&container.plan(&["sh", "-c", "echo never"]));
     assert!(ready.pid > 0 && ready.pid_start_time > 0);
-    client.call(Call::Shutdown(Shutdown {}), &[]);
+    client.call(Call::Shutdown(Shutdown::default()), &[]);
     let exit = client.exited();
     assert_eq!((exit.exit_code, exit.started_at), (137, 0));
     assert_eq!(container.log(), Vec::<String>::new());

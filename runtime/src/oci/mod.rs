@@ -48,6 +48,7 @@ pub use self::{
     sandbox::sandbox_plan,
     seccomp::default_profile,
     spec::spec,
+    syscalls::told as system_call,
     user::parse_signal,
     users::{Users, of_pod as users_of_pod},
 };

@@ -208,10 +208,9 @@ impl Program {
     }
 
     fn head(&mut self) {
-        const AUDIT_ARCH: u32 = if cfg!(target_arch = "x86_64") { 0xc000_003e } else { 0xc000_00b7 };
         let enosys = RET_ERRNO | libc::ENOSYS.unsigned_abs();
         self.push(LOAD, 0, 0, ARCH);
-        self.push(JUMP_EQUAL, 1, 0, AUDIT_ARCH);
+        self.push(JUMP_EQUAL, 1, 0, syscalls::AUDIT_ARCH);
         self.ret(enosys);
         self.push(LOAD, 0, 0, NR);
         // x32 calls have this bit on the same architecture.

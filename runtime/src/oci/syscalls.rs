@@ -11,8 +11,19 @@ pub fn number(name: &str) -> Option<Number> {
     of(TABLE).or_else(|| of(OF_THIS_ARCHITECTURE))
 }
 
+/// This machine's, as seccomp(2) and the kernel's log have it.
+pub const AUDIT_ARCH: u32 = if cfg!(target_arch = "x86_64") { 0xc000_003e } else { 0xc000_00b7 };
+
+/// A call of a program as a person knows it, or as its numbers where it is another architecture's.
+pub fn told(number: Number, arch: u32) -> String {
+    match (arch == AUDIT_ARCH, name(number)) {
+        (true, Some(name)) => format!("{name} ({number} of {})", std::env::consts::ARCH),
+        (true, None) => format!("{number} of {}", std::env::consts::ARCH),
+        (false, _) => format!("{number} of the architecture {arch:#010x}"),
+    }
+}
+
 /// The name of a number.
-#[cfg(test)]
 pub fn name(number: Number) -> Option<&'static str> {
     let mut all = TABLE.iter().chain(OF_THIS_ARCHITECTURE);
     all.find(|(_, known)| Number::try_from(*known) == Ok(number)).map(|(name, _)| *name)

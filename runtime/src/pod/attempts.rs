@@ -11,7 +11,7 @@ use std::time::Duration;
 use berth_cri::v1 as cri;
 use berth_launch::{
     restart::{self, Decision, Fitness, History},
-    v1::Exit,
+    v1::{Exit, sent::By},
 };
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
@@ -123,7 +123,7 @@ impl Pod {
         info!(container = %id, "the kubelet makes this attempt itself: ours is ended");
         if let Some(shim) = self.containers.get(id).and_then(|there| there.shim.clone()) {
             // One that can't be asked is ended by its cgroup when it is forgotten.
-            shim.shutdown().await.ok();
+            shim.shutdown(By::GivesWay).await.ok();
             self.wait_for_end(id).await;
         }
         self.forget(id).await

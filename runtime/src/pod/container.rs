@@ -174,12 +174,14 @@ fn prepare(
     }
     record::write(&directory, record)?;
     fault::point("container.intended");
-    // A run before this one has left its exit.
-    match std::fs::remove_file(directory.join(berth_launch::EXIT)) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(Error::io("remove exit record of", id.as_str(), error));
+    // A run before this one has left its exit, and perhaps how it came to that.
+    for left in [directory.join(berth_launch::EXIT), dir.join(berth_launch::KILLED)] {
+        match std::fs::remove_file(left) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::io("remove exit record of", id.as_str(), error));
+            }
+            _ => {}
         }
-        _ => {}
     }
     let log = (!record.log.is_empty()).then(|| PathBuf::from(&record.log));
     if let Some(parent) = log.as_deref().and_then(Path::parent) {

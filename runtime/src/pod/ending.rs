@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use berth_launch::v1::sent::By;
+
 use super::{ContainerState, Pods, actor::Command, blocking};
 use crate::{Error, Kind, Result, error::Cause, id::ContainerId};
 
@@ -15,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, Copy)]
 enum Ask {
     Stop { grace_ms: u64 },
-    Shutdown,
+    Shutdown(By),
 }
 
 impl Pods {
@@ -44,9 +46,9 @@ impl Pods {
         self.0.rooms.timelines.timed(container.as_str(), "stop", stopped).await
     }
 
-    /// Kills what runs in it. Returns when it has ended.
-    pub(super) async fn end_container(&self, container: &ContainerId) -> Result<()> {
-        let asked = self.ask_shim(container, Ask::Shutdown).await;
+    /// Kills what runs in it, for that reason. Returns when it has ended.
+    pub(super) async fn end_container(&self, container: &ContainerId, by: By) -> Result<()> {
+        let asked = self.ask_shim(container, Ask::Shutdown(by)).await;
         let allowed = if asked { PATIENCE } else { Duration::from_secs(1) };
         self.until_ended(container, allowed).await
     }
@@ -61,7 +63,7 @@ impl Pods {
             let Some(shim) = self.0.board.shim(container) else { return true };
             let asked = match ask {
                 Ask::Stop { grace_ms } => shim.stop(0, grace_ms).await,
-                Ask::Shutdown => shim.shutdown().await,
+                Ask::Shutdown(by) => shim.shutdown(by).await,
             };
             if asked.is_ok() {
                 return true;
@@ -86,6 +88,7 @@ impl Pods {
         let Some(view) = self.container(container) else { return Ok(()) };
         tracing::warn!(container = %container, "its shim does not end it; its cgroup is killed");
         self.0.rooms.timelines.note(container.as_str(), "killed by its cgroup", "its shim did not end it");
+        self.mark_killed(container).await;
         let rooms = self.0.rooms.clone();
         blocking("kill cgroup", move || rooms.cgroups.group(&view.cgroup_path).kill()).await?;
         if self.ended_within(container, Duration::from_secs(1)).await {
@@ -100,6 +103,16 @@ impl Pods {
                 .because(Cause("it was killed and still has not ended".into()))
                 .hint("a process in uninterruptible sleep (state D) hangs on a disk or network file system")),
         }
+    }
+
+    /// For the shim that tells the end, now or once it can: it was us.
+    async fn mark_killed(&self, container: &ContainerId) {
+        let mark = self.0.places.container_dir(container).join(berth_launch::KILLED);
+        let marked = blocking("mark container", move || {
+            std::fs::write(&mark, "").map_err(|error| Error::io("write", mark.display().to_string(), error))
+        });
+        // The end does not wait for a disk; without the mark it only says less.
+        tokio::time::timeout(Duration::from_secs(1), marked).await.ok();
     }
 
     async fn ended_within(&self, container: &ContainerId, allowed: Duration) -> bool {

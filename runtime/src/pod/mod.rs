@@ -12,6 +12,7 @@ mod apparmor;
 mod asks;
 mod attempts;
 mod board;
+mod cause;
 mod cdi;
 mod clock;
 mod container;
@@ -52,6 +53,7 @@ use std::{
 };
 
 use berth_cri::v1 as cri;
+use berth_launch::v1::sent::By;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 pub use self::view::{
@@ -230,7 +232,7 @@ impl Pods {
     pub async fn stop(&self, pod: &PodId) -> Result<()> {
         self.ask(pod, Command::Close).await?;
         let containers = self.pod(pod).map(|view| view.containers.clone()).unwrap_or_default();
-        let ended = containers.iter().map(|container| self.end_container(&container.id));
+        let ended = containers.iter().map(|container| self.end_container(&container.id, By::PodStops));
         for outcome in futures_util::future::join_all(ended).await {
             outcome?;
         }
@@ -295,7 +297,7 @@ impl Pods {
     /// `NotFound` for a container that isn't there.
     pub async fn remove_container(&self, container: &ContainerId) -> Result<()> {
         let pod = self.home("remove container", container)?;
-        self.end_container(container).await?;
+        self.end_container(container, By::Removed).await?;
         self.ask(&pod, |answer| Command::Forget(container.clone(), answer)).await
     }
 

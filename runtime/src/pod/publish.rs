@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{
     ContainerView, PodState, PodView,
     actor::Pod,
+    cause,
     container::Container,
     record::{ContainerRecord, Phase},
     state::{State, reason},
@@ -46,10 +47,11 @@ impl Pod {
             State::Unknown { .. } => (0, 0, 0),
         };
         let (why, message) = match &there.state {
-            State::Exited { exit } => (reason(exit), exit.message.clone()),
+            State::Exited { exit } => (reason(exit), cause::told(exit)),
             State::Backoff { last, .. } => {
-                let why = if last.message.is_empty() { String::new() } else { format!("{}; ", last.message) };
-                (reason(last), format!("{why}it is started again after a delay"))
+                let why = cause::told(last);
+                let colon = if why.is_empty() { "" } else { "; " };
+                (reason(last), format!("{why}{colon}it is started again after a delay"))
             }
             State::Unknown { why } => ("Unknown", why.clone()),
             State::Created { .. } | State::Running { .. } => ("", String::new()),

@@ -436,7 +436,7 @@ async fn take_back(rooms: &Rooms, places: &Places, id: &ContainerId, record: &Co
     match rooms.launcher.find(&places.container_dir(id)).await {
         Ok(launcher::Found::Answers(shim)) => {
             // One that does not listen is killed with its cgroup.
-            shim.shutdown().await.ok();
+            shim.shutdown(launch::sent::By::Removed).await.ok();
         }
         Ok(launcher::Found::Silent(shim)) => {
             if let Err(error) = shim.put_down() {

@@ -6,6 +6,7 @@ use tracing::{info, warn};
 use super::{
     Client,
     actor::Pod,
+    cause,
     container::Container,
     state::{State, reason},
 };
@@ -75,8 +76,9 @@ impl Pod {
 
 /// How a run ended, in a line.
 pub fn ending(exit: &Exit) -> String {
-    let message = if exit.message.is_empty() { String::new() } else { format!(": {}", exit.message) };
-    format!("exit code {}, {}{message}", exit.exit_code, reason(exit))
+    let why = cause::told(exit);
+    let colon = if why.is_empty() { "" } else { ": " };
+    format!("exit code {}, {}{colon}{why}", exit.exit_code, reason(exit))
 }
 
 /// What it has become; none where it is what it was.

@@ -6,6 +6,7 @@ mod containers;
 mod cost;
 mod devices;
 mod errors;
+mod filter;
 mod handlers;
 mod hostile;
 mod limits;

@@ -13,6 +13,7 @@ mod output;
 mod reboot;
 mod refusals;
 mod registry;
+mod sender;
 mod service;
 mod shim;
 mod story;
