@@ -12,8 +12,10 @@ mod deadline;
 pub mod exporter;
 mod find;
 mod lock;
+pub mod notify;
 pub mod serve;
 mod standalone;
+pub mod start;
 mod status;
 
 use std::{

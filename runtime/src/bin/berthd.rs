@@ -10,7 +10,7 @@ use std::{
 
 use berth::{
     Error, Kind, Result,
-    api::{self, Door, exporter, serve},
+    api::{self, Door, exporter, notify, serve, start::Start},
     cgroup,
     config::{CgroupDriver, Config, load},
     image,
@@ -150,9 +150,12 @@ fn daemon(arguments: &Arguments) -> Result<()> {
 }
 
 async fn live(arguments: &Arguments, config: Config, level: &LevelHandle) -> Result<()> {
+    let places = format!("{} and {}", config.daemon.root.display(), config.daemon.state.display());
+    let start = Start::with("take the locks in", places.as_str());
     let _lock = serve::take(&config.daemon.root, &config.daemon.state)?;
     let socket = serve::path(&config.daemon.listen)?;
-    let rooms = open(&config).await?;
+    let rooms = open(&config, &start).await?;
+    start.at("find what runs, by the records in", places.as_str());
     // nft(8) takes as long as a hundred pods.
     let (pods, ()) = tokio::join!(Pods::recover(rooms.clone()), rooms.network.set_up());
     let pods = pods?;
@@ -162,9 +165,11 @@ async fn live(arguments: &Arguments, config: Config, level: &LevelHandle) -> Res
         Some(address) => Some(exporter::Listener::bind(address).await?),
         None => None,
     };
+    start.at("bind the socket", socket.display());
     let listener = serve::bind(&socket)?;
+    drop(start);
     info!(version = api::VERSION, listen = %config.daemon.listen, "ready");
-    notify("READY=1");
+    notify::notify("READY=1");
     keep_watchdog(pods.clone());
     let stop = until_stopped(arguments, config.clone(), level)?;
     let (door, timelines) =
@@ -191,7 +196,7 @@ async fn live(arguments: &Arguments, config: Config, level: &LevelHandle) -> Res
 }
 
 /// Opens the rooms that pods are made with.
-async fn open(config: &Config) -> Result<Rooms> {
+async fn open(config: &Config, start: &Start) -> Result<Rooms> {
     let program = match config.daemon.shim.as_os_str().is_empty() {
         false => config.daemon.shim.clone(),
         true => std::env::current_exe()
@@ -206,12 +211,13 @@ async fn open(config: &Config) -> Result<Rooms> {
     if config.daemon.cgroup_driver == CgroupDriver::Systemd {
         cgroup::systemd::check(&cgroups)?;
     }
+    start.at("open the images in", config.image_root().join("images").display());
+    let images = image::Store::open(config.image_root(), &config.registry).await?;
+    let dir = config.daemon.root.join("network");
+    start.at("open the networks in", dir.display());
     Ok(Rooms {
-        images: image::Store::open(config.image_root(), &config.registry).await?,
-        network: {
-            let dir = config.daemon.root.join("network");
-            Arc::new(net::Network::open(&config.network, &config.handlers, dir).await?)
-        },
+        images,
+        network: Arc::new(net::Network::open(&config.network, &config.handlers, dir).await?),
         cgroups,
         launcher: Launcher { program: Program::new(program), settle: cgroup::systemd::adopt },
         timelines: Timelines::default(),
@@ -243,7 +249,7 @@ fn until_stopped(
                 }
             };
             info!(signal = name, "stopping; containers run on");
-            notify("STOPPING=1");
+            notify::notify("STOPPING=1");
             return;
         }
     })
@@ -296,7 +302,7 @@ fn keep_watchdog(pods: Pods) {
         loop {
             // It would wait for ever where whoever holds them does.
             drop(pods.list());
-            notify("WATCHDOG=1");
+            notify::notify("WATCHDOG=1");
             tokio::time::sleep(every).await;
         }
     });
@@ -307,23 +313,4 @@ fn watchdog(microseconds: Option<&str>, pid: Option<&str>) -> Option<Duration> {
     let is_us = pid.is_none_or(|pid| pid.parse() == Ok(std::process::id()));
     let within = microseconds?.parse().ok().filter(|within| *within > 1)?;
     is_us.then(|| Duration::from_micros(within) / 2)
-}
-
-/// Tells a service manager, where one listens (sd_notify(3)).
-fn notify(state: &str) {
-    use std::os::{
-        linux::net::SocketAddrExt,
-        unix::{ffi::OsStrExt, net},
-    };
-    let Some(address) = std::env::var_os("NOTIFY_SOCKET") else { return };
-    let sent = net::UnixDatagram::unbound().and_then(|socket| {
-        let to = match address.as_bytes() {
-            [b'@', name @ ..] => net::SocketAddr::from_abstract_name(name)?,
-            _ => net::SocketAddr::from_pathname(&address)?,
-        };
-        socket.send_to_addr(state.as_bytes(), &to)
-    });
-    if let Err(error) = sent {
-        warn!(%error, "the service manager can't be told");
-    }
 }

@@ -1,20 +1,27 @@
 //! The disks of `berthd`'s own records and state do not answer: lists and statuses are answered from memory, what runs runs
 //! on, calls that have to write are told by a deadline what they wait for, and what they began is done once the disk answers.
 
-use std::{path::PathBuf, thread};
+use std::{fs, os::unix::net::UnixDatagram, path::PathBuf, thread};
 
 use berth_cri::v1::{
     self as cri,
     ContainerState::{ContainerExited as Exited, ContainerRunning as Running},
 };
-use berth_tests::{Daemon, Freezer, asked, eventually, images};
+use berth_tests::{BOUND, Daemon, Freezer, Options, asked, eventually, images};
 use tonic::Code;
 
 use crate::hang::thread_waits;
 
 /// A daemon with one of its directories on such a disk.
 fn on_disk(test: &str, directory: impl Fn(&Daemon) -> PathBuf) -> Option<(Daemon, Freezer)> {
-    let mut daemon = Daemon::start();
+    on_disk_of(Daemon::start(), test, directory)
+}
+
+fn on_disk_of(
+    mut daemon: Daemon,
+    test: &str,
+    directory: impl Fn(&Daemon) -> PathBuf,
+) -> Option<(Daemon, Freezer)> {
     daemon.stop();
     let target = directory(&daemon);
     std::fs::remove_dir_all(&target).ok();
@@ -121,4 +128,57 @@ fn a_disk_of_records_that_hangs_is_told_and_waited_for() {
 #[test]
 fn a_disk_of_the_state_that_hangs_is_told_and_waited_for() {
     hangs_and_answers_again("a_disk_of_the_state_that_hangs_is_told_and_waited_for", Kept::State);
+}
+
+/// What a service manager hears of a start that waits for a disk, and what the log says.
+fn start_waits(test: &str, directory: impl Fn(&Daemon) -> PathBuf, what: &str) {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(BOUND)).unwrap();
+    let next = || {
+        let mut buffer = [0; 1024];
+        let length = socket.recv(&mut buffer).unwrap();
+        String::from_utf8_lossy(&buffer[..length]).into_owned()
+    };
+    let env = vec![("NOTIFY_SOCKET".to_owned(), path.display().to_string())];
+    let daemon = Daemon::start_with(Options { env, ..Options::default() });
+    let Some((mut daemon, disk)) = on_disk_of(daemon, test, &directory) else { return };
+    let log = daemon.dir().join("berthd.log");
+    let named = directory(&daemon).display().to_string();
+    daemon.stop();
+    disk.freeze();
+    while next() != "STOPPING=1" {}
+    socket.set_nonblocking(true).unwrap();
+    while socket.recv(&mut [0; 1024]).is_ok() {}
+    socket.set_nonblocking(false).unwrap();
+    thread::scope(|scope| {
+        let up = scope.spawn(|| daemon.up());
+        let told = next();
+        let lines: Vec<&str> = told.lines().collect();
+        assert!(lines[0].starts_with("STATUS=waits since ") && lines[0].contains(what), "{told}");
+        assert!(lines[0].contains(&named) && lines[1].starts_with("EXTEND_TIMEOUT_USEC="), "{told}");
+        let text = fs::read_to_string(&log).unwrap();
+        let lines: Vec<&str> = text.lines().filter(|line| line.contains("the start waits")).collect();
+        assert_eq!(lines.len(), 1, "{text}");
+        assert!(lines[0].contains(&named) && lines[0].contains("findmnt"), "{lines:?}");
+        disk.thaw();
+        up.join().unwrap();
+    });
+    // It is as any other from then on.
+    assert_eq!(next(), "STATUS=");
+    assert_eq!(next(), "READY=1");
+    assert_eq!(daemon.log().matches("the start waits").count(), 1);
+    assert!(daemon.log().contains("the start goes on"));
+    daemon.berth_ok(&["ps"]);
+    daemon.stop();
+    drop(disk);
+    daemon.up();
+}
+
+#[test]
+fn a_start_on_a_disk_that_hangs_says_what_it_waits_for() {
+    const TEST: &str = "a_start_on_a_disk_that_hangs_says_what_it_waits_for";
+    start_waits(TEST, Daemon::root, "to take the locks in");
+    start_waits(TEST, |daemon| daemon.root().join("images"), "to open the images in");
 }
