@@ -194,3 +194,45 @@ fn a_pods_records_say_the_same_after_a_restart() {
     assert_eq!(daemon.run_pod(pod.config.clone()).unwrap().id, pod.id);
     assert_eq!(daemon.create(&pod, &raw).unwrap(), id);
 }
+
+/// As one of a later version may be: a profile that this one took and that one does not understand.
+#[test]
+fn a_container_whose_profile_is_not_understood_any_more_is_found_and_can_be_stopped() {
+    let mut daemon = Daemon::with_fixture();
+    let profile = daemon.dir().join("profile.json");
+    let text = r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["personality"],
+        "action": "SCMP_ACT_ERRNO", "args": [{"index": 0, "value": 77, "op": "SCMP_CMP_EQ"}]}]}"#;
+    fs::write(&profile, text).unwrap();
+    let under = |name: &str| {
+        asked(name, &["trap", "--exit", "3"]).secured(|security| {
+            let kind = cri::security_profile::ProfileType::Localhost;
+            let localhost_ref = profile.display().to_string();
+            security.seccomp = Some(cri::SecurityProfile { profile_type: kind.into(), localhost_ref });
+        })
+    };
+    let pod = daemon.plain_pod("profile");
+    let (odd, even) = (under("odd"), under("even"));
+    let (id, other) = (daemon.launch(&pod, &odd).unwrap(), daemon.launch(&pod, &even).unwrap());
+    daemon.logged(&pod, &odd, "ready");
+    assert_eq!(daemon.exec_ok(&id, &["echo", "on"]), "on\n");
+    let before = daemon.status(&id).unwrap();
+    daemon.kill9();
+    let record = daemon.root().join("containers").join(&id).join("record");
+    let mut bytes = fs::read(&record).unwrap();
+    let argument = br#""index":0"#;
+    let at = bytes.windows(argument.len()).position(|window| window == argument).unwrap();
+    bytes[at + argument.len() - 1] = b'9';
+    fs::write(&record, bytes).unwrap();
+    daemon.up();
+    assert_eq!(daemon.status(&id).unwrap(), before);
+    let refused = daemon.exec(&id, &["echo", "on"], 10).unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::FailedPrecondition, "{refused}");
+    for word in ["seccomp profile", "this berthd can't read", "make the container again"] {
+        assert!(refused.message().contains(word), "{refused}");
+    }
+    assert_eq!(daemon.exec_ok(&other, &["echo", "on"]), "on\n");
+    daemon.stop_container(&id, 30).unwrap();
+    assert_eq!(daemon.status(&id).unwrap().exit_code, 3);
+    daemon.remove_container(&id).unwrap();
+    assert!(daemon.status(&id).is_err());
+}
