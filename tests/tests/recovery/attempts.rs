@@ -101,8 +101,10 @@ fn what_was_stopped_or_did_its_work_is_not_started_again() {
     let failing = [("berth.dev/restart", "on-failure"), ("berth.dev/restart.ever", "always")];
     let pod = pod_with(&daemon, &failing);
     let done = daemon.launch(&pod, &asked("done", &["true"])).unwrap();
-    let stopped = daemon.launch(&pod, &asked("ever", &["trap", "--exit", "3"])).unwrap();
+    let ever = asked("ever", &["trap", "--exit", "3"]);
+    let stopped = daemon.launch(&pod, &ever).unwrap();
     daemon.exited(&done);
+    daemon.logged(&pod, &ever, "ready");
     daemon.stop_container(&stopped, 10).unwrap();
     assert_eq!(daemon.status(&stopped).unwrap().exit_code, 3);
     // One that ends after them has another attempt; by then theirs would be there.
