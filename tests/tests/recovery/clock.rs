@@ -2,6 +2,7 @@
 //! nothing is lost, and what is newer is said to be newer. Only where `BERTH_TEST_CLOCK` says that nobody else needs it.
 
 use std::{
+    fs,
     sync::{Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
@@ -9,10 +10,11 @@ use std::{
 
 use berth_cri::v1::{self as cri, ContainerState::ContainerRunning as Running};
 use berth_fixtures::{Image, Layer};
-use berth_tests::{Daemon, Hostile, Trick, eventually, images, skip};
+use berth_tests::{Daemon, Hostile, Trick, asked, eventually, images, skip};
 use nix::unistd::Pid;
 use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
 use serde_json::Value;
+use tonic::Code;
 
 use crate::attempts::{attempt, attempts, comes, end, pid_of, pod_with};
 
@@ -160,4 +162,40 @@ fn a_pull_that_stalls_ends_when_the_clock_is_set() {
         });
     }
     pull(works.reference()).unwrap();
+}
+
+/// A stop's grace and an exec's time are so long by no clock of the day's: neither over at once nor after an hour.
+#[test]
+fn a_stop_and_an_exec_take_their_time_when_the_clock_is_set() {
+    let Some(clock) = Clock::ours("a_stop_and_an_exec_take_their_time_when_the_clock_is_set") else { return };
+    const SECONDS: i64 = 3;
+    let allowed = Duration::from_secs(3)..Duration::from_secs(60);
+    let daemon = Daemon::with_fixture();
+    let pod = daemon.plain_pod("clock");
+    for jump in JUMPS {
+        clock.jumps(0);
+        let (stops, execs) = (asked("stops", &["trap"]), asked("execs", &["sleep", "inf"]));
+        let stops_id = daemon.launch(&pod, &stops).unwrap();
+        let execs_id = daemon.launch(&pod, &execs).unwrap();
+        daemon.logged(&pod, &stops, "ready");
+        let began = Instant::now();
+        thread::scope(|scope| {
+            let stop = scope.spawn(|| (daemon.stop_container(&stops_id, SECONDS), began.elapsed()));
+            let exec = scope.spawn(|| (daemon.exec(&execs_id, &["sleep", "inf"], SECONDS), began.elapsed()));
+            daemon.logged(&pod, &stops, "SIGTERM");
+            clock.jumps(jump);
+            let (stopped, after) = stop.join().unwrap();
+            stopped.unwrap();
+            assert!(allowed.contains(&after), "{jump}: a stop after {after:?}");
+            let (timed_out, after) = exec.join().unwrap();
+            assert_eq!(timed_out.unwrap_err().code(), Code::DeadlineExceeded, "{jump}");
+            assert!(allowed.contains(&after), "{jump}: an exec after {after:?}");
+        });
+        let status = daemon.status(&stops_id).unwrap();
+        assert_eq!(status.exit_code, 137, "{jump}: {status:?}");
+        assert!(status.message.contains("had not ended 3s after"), "{jump}: {status:?}");
+        assert_eq!(daemon.exec_ok(&execs_id, &["echo", "on"]), "on\n");
+        [&stops_id, &execs_id].iter().for_each(|id| daemon.remove_container(id).unwrap());
+        fs::remove_file(daemon.log_path_of(&pod, &stops)).unwrap();
+    }
 }
