@@ -81,7 +81,7 @@ fn sequence(
     for (file, kind) in &prepared.joins {
         if *kind != NamespaceKind::Pid {
             kernel::clone::setns(file.as_fd(), namespaces::flag(*kind))
-                .at(Step::NamespaceJoin, kind.as_str_name())?;
+                .at(Step::NamespaceJoin, namespaces::file(*kind))?;
         }
     }
     // 4. A session of its own, so that no terminal of the shim's is ours.

@@ -25,6 +25,7 @@ use super::{
     child::{self, Streams},
     credentials, end,
     failure::{At, Result, fail},
+    namespaces,
     prepare::Prepared,
 };
 use crate::kernel::{
@@ -169,9 +170,7 @@ fn usher(plan: &ContainerPlan, prepared: &mut Prepared, namespaces: u64, channel
     child::enter_cgroups(&mut std::mem::take(&mut prepared.cgroup_v1))?;
     let warning = process.oom_score_adj.map(credentials::oom_score_adj).transpose()?.flatten();
     child::stand_at_root(plan)?;
-    if let Some((file, _)) = prepared.joins.iter().find(|(_, kind)| *kind == NamespaceKind::Pid) {
-        kernel::clone::setns(file.as_fd(), libc::CLONE_NEWPID).at(Step::NamespaceJoin, "pid")?;
-    }
+    join_what_is_the_hosts(prepared)?;
     if let Some(file) = &prepared.users {
         kernel::clone::setns(file.as_fd(), libc::CLONE_NEWUSER).at(Step::NamespaceJoin, "user")?;
     }
@@ -184,6 +183,22 @@ fn usher(plan: &ContainerPlan, prepared: &mut Prepared, namespaces: u64, channel
             kernel::clone::exit_now(0)
         }
     }
+}
+
+/// Enters the namespaces that are to be joined, as long as we have the host's rights: what does not belong to the user namespace
+/// can't be entered from there. Who lacks those rights finds what is left inside.
+fn join_what_is_the_hosts(prepared: &mut Prepared) -> Result<()> {
+    let mut later = Vec::new();
+    for (file, kind) in std::mem::take(&mut prepared.joins) {
+        match kernel::clone::setns(file.as_fd(), namespaces::flag(kind)) {
+            Err(error) if kind != NamespaceKind::Pid && error.raw_os_error() == Some(libc::EPERM) => {
+                later.push((file, kind));
+            }
+            joined => joined.at(Step::NamespaceJoin, namespaces::file(kind))?,
+        }
+    }
+    prepared.joins = later;
+    Ok(())
 }
 
 /// Makes a process's pipes its user's: or it could not open /dev/stdout, which is one of them by another name. Of what

@@ -9,6 +9,7 @@ mod lifecycle;
 mod limits;
 mod many;
 mod mounts;
+mod namespaces;
 mod nested;
 mod network;
 mod notify;
