@@ -35,12 +35,14 @@ impl Runtime {
     fn peer(oci: &Oci, test: &str, name: &'static str) -> Option<Self> {
         let named =
             std::env::var(format!("BERTH_{}", name.to_uppercase())).unwrap_or_else(|_| name.to_owned());
-        let root = oci.dir().join(name);
-        let peer = Self { name, line: vec![named, "--root".into(), text(&root).into()] };
-        if Command::new(&peer.line[0]).arg("--version").output().is_err() {
+        if Command::new(&named).arg("--version").output().is_err() {
             skip(test, &format!("beside Berth alone: no {name} is installed"));
             return None;
         }
+        let root = oci.dir().join(name);
+        let own = [named, "--root".into(), text(&root).into()];
+        let line = without_unified(name).into_iter().map(str::to_owned).chain(own).collect();
+        let peer = Self { name, line };
         let bundle = bundle(oci, &format!("try-{name}"), &["true"], None);
         match peer.run(oci, &bundle, &format!("try-{name}")) {
             Ok(_) => Some(peer),
@@ -94,6 +96,16 @@ impl Runtime {
         verb(&["delete", id])?;
         if code == 128 + 9 { Ok(()) } else { Err(format!("{id} ended with {code}")) }
     }
+}
+
+/// The words before a crun's on a host of v1 with an empty v2 hierarchy beside it, which crun refuses to see: it runs in a mount
+/// namespace without that.
+fn without_unified(name: &str) -> Vec<&'static str> {
+    const SCRIPT: &str = "umount /sys/fs/cgroup/unified && exec \"$@\"";
+    if name != "crun" || !Path::new("/sys/fs/cgroup/unified/cgroup.controllers").exists() {
+        return Vec::new();
+    }
+    vec!["unshare", "--mount", "--propagation", "private", "sh", "-c", SCRIPT, "crun"]
 }
 
 /// A bundle of its own on the root that all share.
