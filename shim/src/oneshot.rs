@@ -4,7 +4,7 @@
 
 use std::{
     fs::File,
-    io::{IoSlice, Read, Seek, Write},
+    io::{IoSlice, Read, Write},
     mem::MaybeUninit,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
@@ -118,11 +118,8 @@ fn outcome(result: Result<Ready, Failure>) -> Outcome {
 }
 
 fn read<P: Message + Default>(plan: OwnedFd) -> Result<P, Failure> {
-    let mut file = File::from(plan);
     let mut bytes = Vec::new();
-    file.rewind()
-        .and_then(|()| file.read_to_end(&mut bytes))
-        .map_err(|error| failed(Step::Plan, "plan", error))?;
+    File::from(plan).read_to_end(&mut bytes).map_err(|error| failed(Step::Plan, "plan", error))?;
     P::decode(bytes.as_slice()).map_err(|error| Failure {
         step: Step::Plan.into(),
         errno: 0,

@@ -8,9 +8,12 @@
 //!
 //! A scope without processes is gone, with all that its files have counted: with the shim in it, it is there until the
 //! container's end has been told.
+//!
+//! An ordinary user's is made by that user's own systemd, below its `user@UID.service`.
 
 mod bus;
 mod names;
+mod user;
 
 use std::{
     io,
@@ -23,7 +26,7 @@ use std::{
 use tracing::warn;
 
 use self::bus::Answer;
-pub use self::names::{above, container, scope, slice};
+pub use self::names::{Manager, above, container, scope, slice};
 use super::{Group, Hierarchy, Mode, file};
 use crate::{Error, Kind, Result, error::Cause};
 
@@ -69,19 +72,22 @@ pub fn begin(hierarchy: &Hierarchy, path: &str, shim: &Path) -> Result<Option<Sc
     while bus::start(&place, pid)? == Answer::Exists {
         if (Group { v2: Some(root.join(&place.path[1..])), v1: Vec::new() }).is_empty() {
             // Its processes have ended and systemd is about to notice, or it failed.
-            bus::stop(place.unit)?;
+            bus::stop(place.manager, place.unit)?;
         }
         if Instant::now() > until {
             return Err(Error::new(Kind::Precondition, OP, place.unit)
                 .because(Cause("there is a unit of that name already".into()))
-                .hint(format!("if nobody needs it: systemctl stop {}", place.unit)));
+                .hint(match place.manager {
+                    Manager::System => format!("if nobody needs it: systemctl stop {}", place.unit),
+                    Manager::User => format!("if nobody needs it: systemctl --user stop {}", place.unit),
+                }));
         }
         thread::sleep(PAUSE);
     }
     let settled = settle(root, &place, pid);
     if let Err(error) = settled {
         // The failure that brought us here is the one to tell.
-        bus::stop(place.unit).ok();
+        bus::stop(place.manager, place.unit).ok();
         return Err(error);
     }
     Ok(Some(scope))
@@ -108,7 +114,27 @@ pub fn adopt(group: &str, pid: u32) -> Result<()> {
     if !Path::new(place.path).is_dir() {
         return Ok(());
     }
-    join(Path::new(&place.supervisor()), pid)
+    match (join(Path::new(&place.supervisor()), pid), place.manager) {
+        // Who is in no group of that user's own may not leave the one it is in: systemd sees to it.
+        (Err(error), Manager::User) if error.kind == Kind::Denied => {
+            bus::attach(&place, &format!("/{}", names::SUPERVISOR), pid)
+        }
+        (joined, Manager::User | Manager::System) => joined,
+    }
+}
+
+/// Whether a group is in a scope of a user's own systemd.
+pub fn is_users(group: &Path) -> bool {
+    group.to_str().and_then(names::place).is_some_and(|place| place.manager == Manager::User)
+}
+
+/// The group that the units of a user's own systemd are in. Blocks.
+///
+/// # Errors
+/// `Precondition` where this host has no systemd or no cgroup v2 for it, `Unavailable` where the user has none.
+pub fn users_group(hierarchy: &Hierarchy) -> Result<String> {
+    root(hierarchy, "of a container")?;
+    bus::own_group(Manager::User)
 }
 
 fn join(dir: &Path, pid: u32) -> Result<()> {
@@ -127,7 +153,7 @@ fn join(dir: &Path, pid: u32) -> Result<()> {
 pub fn end(group: &Group) -> Result<()> {
     let dir = group.v2.as_deref().and_then(Path::to_str).unwrap_or_default();
     match names::place(dir) {
-        Some(place) if Path::new(place.path).exists() => bus::stop(place.unit),
+        Some(place) if Path::new(place.path).exists() => bus::stop(place.manager, place.unit),
         _ => Ok(()),
     }
 }

@@ -11,15 +11,19 @@ use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use prost::Message;
 
 use super::{
-    Globals, extras, groups, hooks,
+    Globals, extras,
+    groups::{self, Maker},
+    hooks,
     identity::{Identity, end},
     limits, notify, passed, rdt, rootless, shim,
     state::{Container, START, State, read, write_whole},
 };
 use crate::{
-    Error, Kind, Result,
-    cgroup::{Driver, Group, Hierarchy, systemd},
-    error::Cause,
+    Error, Result,
+    cgroup::{
+        Group, Hierarchy,
+        systemd::{self, Manager},
+    },
     oci::{self, Keyring},
 };
 
@@ -71,7 +75,7 @@ pub fn birth(globals: &Globals, spec: &Spec, raw: &[u8], asked: &Asked) -> Resul
     write_whole(&dir.join("plan"), &plan.encode_to_vec())?;
     let mut container = Container { dir, state: state(spec, asked, &group)? };
     container.save()?;
-    let ready = match shim::launch("oneshot", &plan) {
+    let ready = match shim::launch("oneshot", &plan, shim::enters(globals, &group)) {
         Ok(ready) => ready,
         Err(error) => {
             // The spec: what a hook refuses is destroyed, and told so. It may not have come to the hooks; theirs to see.
@@ -107,21 +111,21 @@ fn group(
 ) -> Result<(Group, launch::Cgroup, Option<systemd::Scope>)> {
     let linux = spec.linux().clone().unwrap_or_default();
     let asked = linux.cgroups_path().as_ref().map(|path| path.to_string_lossy().into_owned());
-    if globals.rootless && globals.groups == Driver::Systemd {
-        return Err(Error::new(Kind::Unimplemented, "make cgroup", id)
-            .because(Cause("an ordinary user's own systemd is not spoken to".into()))
-            .hint("leave --systemd-cgroup out (podman: --cgroup-manager cgroupfs)"));
-    }
-    let path = groups::path(globals.groups, asked.as_deref(), id)?;
+    let maker = Maker::of(globals);
+    let mut path = groups::path(maker, asked.as_deref(), id)?;
     let resources = linux.resources().clone().unwrap_or_default();
     let wanted = limits::limits(&resources);
-    if globals.rootless && rootless::does_without_cgroup(&linux) {
+    limits::tell_obsolete(globals, &resources);
+    if globals.rootless && maker == Maker::Us && rootless::does_without_cgroup(&linux) {
         globals.log.debug(
             "an ordinary user's container without a cgroupsPath has no cgroup: neither limits nor statistics",
         );
         return Ok((Group { v2: None, v1: Vec::new() }, launch::Cgroup::default(), None));
     }
     let hierarchy = Hierarchy::detect()?;
+    if maker == Maker::Systemd(Manager::User) {
+        path.insert_str(0, systemd::users_group(&hierarchy)?.trim_end_matches('/'));
+    }
     // A group that is there already is whoever's made it, and stays after a failure.
     let named = hierarchy.group(&path);
     let ours = !named.v2.iter().chain(&named.v1).any(|dir| dir.exists());

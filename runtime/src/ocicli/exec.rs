@@ -54,7 +54,7 @@ pub fn exec(globals: &Globals, line: &Line) -> Result<u8> {
     let signals = (!detached).then(signals::take).transpose()?;
     // The shim and its process inherit it.
     container.state.resctrl.iter().try_for_each(|dir| rdt::enter(dir, 0))?;
-    let ready = shim::launch("oneshot-exec", &plan)?;
+    let ready = shim::launch("oneshot-exec", &plan, shim::enters(globals, &container.state.group()))?;
     ready.warnings.iter().for_each(|warning| globals.log.warn(warning));
     let process = Identity::new(ready.pid, ready.pid_start_time)?;
     if let Some(path) = line.last("pid-file").filter(|path| !path.is_empty()) {

@@ -76,6 +76,7 @@ pub fn features(_: &Globals, _: &Line) -> Result<u8> {
             v2.map(|root| file(&root.join("cgroup.controllers").to_string_lossy())).unwrap_or_default();
         listed.split_whitespace().any(|name| name == "rdma") || v1.iter().any(|root| root.ends_with("rdma"))
     });
+    let systemd = matches!(mode, Some(Mode::V2)) && Path::new("/run/systemd/system").is_dir();
     let features = json!({
         "ociVersionMin": "1.0.0",
         "ociVersionMax": SPEC,
@@ -87,7 +88,7 @@ pub fn features(_: &Globals, _: &Line) -> Result<u8> {
             "cgroup": {
                 "v1": matches!(mode, Some(Mode::V1 | Mode::Hybrid)),
                 "v2": matches!(mode, Some(Mode::V2 | Mode::Hybrid)),
-                "systemd": matches!(mode, Some(Mode::V2)) && Path::new("/run/systemd/system").is_dir(), "systemdUser": false, "rdma": rdma,
+                "systemd": systemd, "systemdUser": systemd, "rdma": rdma,
             },
             "seccomp": {
                 "enabled": true,

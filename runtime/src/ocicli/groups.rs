@@ -15,26 +15,44 @@ use oci_spec::runtime::LinuxResources;
 use super::Globals;
 use crate::{
     Error, Kind, Result,
-    cgroup::{DeviceRules, Driver, Group, systemd},
+    cgroup::{
+        DeviceRules, Driver, Group,
+        systemd::{self, Manager},
+    },
     error::Cause,
 };
 
-/// The slice of who names none.
-const SLICE: &str = "system.slice";
+/// Who makes a container's group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Maker {
+    /// Ourselves.
+    Us,
+    Systemd(Manager),
+}
 
-/// The path below the roots that `cgroupsPath` means; none is `/berth/<id>`, a relative one is below `/berth`. For
-/// systemd it is `slice:prefix:name`, none is `system.slice:berth:<id>`.
+impl Maker {
+    pub fn of(globals: &Globals) -> Self {
+        match (globals.groups, globals.rootless) {
+            (Driver::Cgroupfs, _) => Self::Us,
+            (Driver::Systemd, false) => Self::Systemd(Manager::System),
+            (Driver::Systemd, true) => Self::Systemd(Manager::User),
+        }
+    }
+}
+
+/// The path that `cgroupsPath` means, below the roots or below the group of the user's own systemd; none is `/berth/<id>`, a
+/// relative one is below `/berth`. For systemd it is `slice:prefix:name`, none is `system.slice:berth:<id>`, or `user.slice`.
 ///
 /// # Errors
 /// `Invalid` for another form, or what is no name of a slice or scope.
-pub fn path(driver: Driver, asked: Option<&str>, id: &str) -> Result<String> {
-    match (driver, asked.filter(|path| !path.is_empty())) {
-        (Driver::Cgroupfs, None) => Ok(format!("/berth/{id}")),
-        (Driver::Cgroupfs, Some(path)) if path.starts_with('/') => Ok(path.to_owned()),
-        (Driver::Cgroupfs, Some(path)) => Ok(format!("/berth/{path}")),
-        (Driver::Systemd, None) => systemd::container(SLICE, "berth", id),
-        (Driver::Systemd, Some(path)) => match path.split(':').collect::<Vec<_>>()[..] {
-            ["", prefix, name] if !name.is_empty() => systemd::container(SLICE, prefix, name),
+pub fn path(maker: Maker, asked: Option<&str>, id: &str) -> Result<String> {
+    match (maker, asked.filter(|path| !path.is_empty())) {
+        (Maker::Us, None) => Ok(format!("/berth/{id}")),
+        (Maker::Us, Some(path)) if path.starts_with('/') => Ok(path.to_owned()),
+        (Maker::Us, Some(path)) => Ok(format!("/berth/{path}")),
+        (Maker::Systemd(manager), None) => systemd::container(manager.slice(), "berth", id),
+        (Maker::Systemd(manager), Some(path)) => match path.split(':').collect::<Vec<_>>()[..] {
+            ["", prefix, name] if !name.is_empty() => systemd::container(manager.slice(), prefix, name),
             [slice, prefix, name] if !name.is_empty() => systemd::container(slice, prefix, name),
             _ => Err(Error::invalid(
                 "make cgroup",
@@ -63,10 +81,12 @@ pub fn planned(group: &Group, device_program: Vec<u8>) -> launch::Cgroup {
 pub fn devices(globals: &Globals, group: &Group, resources: &LinuxResources) -> Result<Vec<u8>> {
     let asked = resources.devices().as_deref().unwrap_or_default();
     let rules = DeviceRules::of(asked)?;
-    if in_user_namespace()? {
-        // There the kernel lets nobody set them, and nobody make a node: what is open is what is bound from the host.
+    if globals.rootless || in_user_namespace()? {
+        // The kernel lets no ordinary user set them, nor make a node: what is open is what is bound from the host.
         if !asked.is_empty() {
-            globals.log.warn("device rules are not enforced: nobody can set them from a user namespace");
+            globals
+                .log
+                .warn("device rules are not enforced: only root outside of user namespaces can set them");
         }
         return Ok(Vec::new());
     }
@@ -192,18 +212,21 @@ mod tests {
 
     #[test]
     fn systemds_cgroups_path_has_three_parts() {
-        let of = |asked| path(Driver::Systemd, asked, "c1");
+        let of = |asked| path(Maker::Systemd(Manager::System), asked, "c1");
         assert_eq!(of(None).unwrap(), "/system.slice/berth-c1.scope/container");
         assert_eq!(of(Some(":libpod:x")).unwrap(), "/system.slice/libpod-x.scope/container");
         assert_eq!(of(Some("machine.slice::x")).unwrap(), "/machine.slice/x.scope/container");
         for bad in ["/pod/x", "a.slice:b", "a.slice:b:", "a.slice:b:c:d", "../x:b:c"] {
             assert_eq!(of(Some(bad)).unwrap_err().kind, Kind::Invalid, "{bad}");
         }
+        let of = |asked| path(Maker::Systemd(Manager::User), asked, "c1").unwrap();
+        assert_eq!(of(None), "/user.slice/berth-c1.scope/container");
+        assert_eq!(of(Some(":libpod:x")), "/user.slice/libpod-x.scope/container");
     }
 
     #[test]
     fn a_cgroups_path_is_absolute_relative_or_ours() {
-        let of = |asked| path(Driver::Cgroupfs, asked, "c1").unwrap();
+        let of = |asked| path(Maker::Us, asked, "c1").unwrap();
         assert_eq!(of(None), "/berth/c1");
         assert_eq!(of(Some("")), "/berth/c1");
         assert_eq!(of(Some("/pod/x")), "/pod/x");

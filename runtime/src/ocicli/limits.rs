@@ -2,7 +2,50 @@
 
 use oci_spec::runtime::LinuxResources;
 
-use crate::cgroup::{HugePageLimit, Limits};
+use super::Globals;
+use crate::{
+    Error, Kind, Result,
+    cgroup::{Group, HugePageLimit, Limits},
+    error::Cause,
+};
+
+/// Tells of limits that no kernel holds any more, which peers pass over as well.
+pub fn tell_obsolete(globals: &Globals, resources: &LinuxResources) {
+    for name in obsolete(resources) {
+        globals.log.warn(&format!(
+            "linux.resources.memory.{name} is not held: the kernel has no such limit any more"
+        ));
+    }
+}
+
+fn obsolete(resources: &LinuxResources) -> Vec<&'static str> {
+    let memory = resources.memory().unwrap_or_default();
+    let asked = [("kernel", memory.kernel()), ("kernelTCP", memory.kernel_tcp())];
+    let said = asked.into_iter().filter(|(_, bytes)| bytes.is_some_and(|bytes| bytes > 0));
+    said.map(|(name, _)| name).collect()
+}
+
+/// Refuses a limit of memory below what is in use where the document wants that looked at: the kernel would end processes.
+///
+/// # Errors
+/// `Precondition` says both.
+pub fn leave_room(group: &Group, resources: &LinuxResources) -> Result<()> {
+    let memory = resources.memory().unwrap_or_default();
+    let Some(limit) = memory.limit().and_then(|limit| u64::try_from(limit).ok()) else { return Ok(()) };
+    if memory.check_before_update() != Some(true) {
+        return Ok(());
+    }
+    match group.stats()?.memory_usage_bytes {
+        used if used > limit => {
+            Err(Error::new(Kind::Precondition, "limit cgroup", "linux.resources.memory.limit")
+                .because(Cause(format!(
+                    "{used} bytes are in use, more than {limit}, and checkBeforeUpdate is set"
+                )))
+                .hint("a higher limit, or none of checkBeforeUpdate, which then ends processes"))
+        }
+        _ => Ok(()),
+    }
+}
 
 /// What the usual limits are.
 pub fn limits(resources: &LinuxResources) -> Limits {
@@ -52,5 +95,12 @@ mod tests {
             (limits_of.cpu_shares, limits_of.memory_bytes, limits_of.pids),
             (Some(512), Some(1000), Some(7))
         );
+    }
+
+    #[test]
+    fn what_the_kernel_has_no_more_is_named() {
+        assert_eq!(obsolete(&of(json!({"memory": {"kernel": 5, "kernelTCP": 0}}))), ["kernel"]);
+        assert_eq!(obsolete(&of(json!({"memory": {"kernel": -1, "kernelTCP": 7}}))), ["kernelTCP"]);
+        assert_eq!(obsolete(&of(json!({}))), Vec::<&str>::new());
     }
 }

@@ -1,8 +1,8 @@
-//! The one-shot shim: plan and pipe for the answer are descriptors that it inherits, the streams are ours.
+//! The one-shot shim: the plan and a pipe for the answer are descriptors that it inherits, the streams are ours.
 
 use std::{
     fs::File,
-    io::{Read, Write},
+    io::{Read, Seek, Write},
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     process::Command,
@@ -17,24 +17,59 @@ use rustix::{
     process::{WaitId, WaitIdOptions, waitid},
 };
 
-use crate::{Error, Kind, Result, error::Cause, oci};
+use super::Globals;
+use crate::{
+    Error, Kind, Result,
+    cgroup::{Group, systemd},
+    error::Cause,
+    oci,
+};
 
 const OP: &str = "start shim";
 
-/// Starts `berth-shim MODE` with a plan, and gives what it says when it has left. What it launched is our child.
-pub fn launch(mode: &str, plan: &impl Message) -> Result<Ready> {
+/// The group whose scope a shim has to be in before it can put a process there: one of a user's own systemd, which whoever is
+/// outside of it has no right to.
+pub fn enters(globals: &Globals, group: &Group) -> Option<PathBuf> {
+    let group = group.v2.as_ref().filter(|_| globals.rootless)?;
+    systemd::is_users(group).then(|| group.clone())
+}
+
+/// Starts `berth-shim MODE` with a plan, and gives what it says when it has left. What it launched is our child. Where there is
+/// a scope to be entered the plan comes by a pipe, once the shim is there.
+pub fn launch(mode: &str, plan: &impl Message, enters: Option<PathBuf>) -> Result<Ready> {
     let program = program()?;
     let shown = || program.display().to_string();
-    let plan = sealed(&plan.encode_to_vec()).map_err(|error| Error::io(OP, "plan", error))?;
-    let (answer, theirs) = pipe_with(PipeFlags::CLOEXEC).map_err(|errno| Error::io(OP, "pipe", errno))?;
+    let bytes = plan.encode_to_vec();
+    let failed = |object: &'static str| move |errno: rustix::io::Errno| Error::io(OP, object, errno);
+    let (plan, later) = match enters {
+        None => (sealed(&bytes).map_err(|error| Error::io(OP, "plan", error))?, None),
+        Some(group) => {
+            let (plan, write) = pipe_with(PipeFlags::CLOEXEC).map_err(failed("pipe"))?;
+            (plan, Some((group, write)))
+        }
+    };
+    let (answer, theirs) = pipe_with(PipeFlags::CLOEXEC).map_err(failed("pipe"))?;
     for fd in [plan.as_fd(), theirs.as_fd()] {
-        rustix::io::fcntl_setfd(fd, FdFlags::empty()).map_err(|errno| Error::io(OP, "plan", errno))?;
+        rustix::io::fcntl_setfd(fd, FdFlags::empty()).map_err(failed("plan"))?;
     }
-    let status = Command::new(&program)
+    let mut child = Command::new(&program)
         .args([mode, &plan.as_raw_fd().to_string(), &theirs.as_raw_fd().to_string()])
         .env_clear()
-        .status()
+        .spawn()
         .map_err(|error| Error::io(OP, shown(), error).hint("berth-shim has to be beside berth"))?;
+    // A shim that is gone reads nothing: then nobody does.
+    drop(plan);
+    if let Some((group, write)) = later {
+        let entered = systemd::adopt(&group.to_string_lossy(), child.id());
+        let told = entered
+            .and_then(|()| File::from(write).write_all(&bytes).map_err(|error| Error::io(OP, "plan", error)));
+        if let Err(error) = told {
+            // The failure that brought us here is the one to tell.
+            child.kill().and_then(|()| child.wait()).ok();
+            return Err(error);
+        }
+    }
+    let status = child.wait().map_err(|error| Error::io(OP, shown(), error))?;
     // Not until the end of the pipe: init holds that open too, until it executes its program.
     rustix::fs::fcntl_setfl(&answer, OFlags::NONBLOCK).map_err(|errno| Error::io(OP, "pipe", errno))?;
     let mut bytes = vec![0; berth_launch::PACKET_BYTES];
@@ -120,6 +155,7 @@ fn sealed(bytes: &[u8]) -> std::io::Result<OwnedFd> {
     let fd = rustix::fs::memfd_create("plan", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
     let mut file = File::from(fd);
     file.write_all(bytes)?;
+    file.rewind()?;
     let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
     rustix::fs::fcntl_add_seals(&file, seals)?;
     Ok(file.into())

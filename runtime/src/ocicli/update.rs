@@ -45,6 +45,8 @@ pub fn update(globals: &Globals, line: &Line) -> Result<u8> {
         None => of_flags(line)?,
     };
     let group = container.state.group();
+    limits::tell_obsolete(globals, &resources);
+    limits::leave_room(&group, &resources)?;
     group.update(&limits::limits(&resources))?;
     extras::write(&group, &resources)?;
     // Who says nothing of devices leaves them as they are.

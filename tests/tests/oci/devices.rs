@@ -78,3 +78,28 @@ fn a_rule_about_no_device_is_refused_and_leaves_nothing() {
     assert!(told.contains("4294967296") && told.contains("no number of a device"), "{told}");
     assert!(oci.refused(&["state", "c1"]).contains("does not exist"));
 }
+
+#[test]
+fn nodes_are_made_as_the_spec_lists_them() {
+    let oci = Oci::new();
+    let words = ["stat", "/dev/zeros", "/dev/deep/pipe", "/dev/null"];
+    let mut config = oci.config("c1", &words);
+    config["linux"]["devices"] = json!([
+        {"path": "/dev/zeros", "type": "c", "major": 1, "minor": 5, "fileMode": 0o640, "uid": 5, "gid": 6},
+        {"path": "/dev/deep/pipe", "type": "p", "fileMode": 0o622},
+    ]);
+    oci.write(&config);
+    let said = oci.ok(&["run", "c1"]);
+    let told: Vec<Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let row = |n: usize| {
+        let one = &told[n];
+        ["kind", "mode", "uid", "gid", "device"].map(|key| one[key].clone())
+    };
+    assert_eq!(row(0), [json!("char"), json!("0640"), json!(5), json!(6), json!([1, 5])], "{said}");
+    assert_eq!(row(1)[..2], [json!("fifo"), json!("0622")], "{said}");
+    // What each container has is there as well.
+    assert_eq!((&row(2)[0], &row(2)[4]), (&json!("char"), &json!([1, 3])), "{said}");
+    config["linux"]["devices"] = json!([{"path": "/dev/x", "type": "z", "major": 1, "minor": 5}]);
+    oci.write(&config);
+    assert!(!oci.refused(&["create", "c1"]).is_empty());
+}

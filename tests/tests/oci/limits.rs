@@ -74,6 +74,54 @@ fn limits_of_memory_swap_and_processors_are_in_their_files() {
 }
 
 #[test]
+fn limits_that_few_ask_for_are_in_their_files_or_refused_by_name() {
+    let oci = Oci::new();
+    oci.start("c1", &oci.config("c1", &["sleep", "1000"]));
+    let rows = [
+        (
+            json!({"cpu": {"quota": 50_000, "period": 100_000, "burst": 20_000}}),
+            "cpu.burst",
+            ["cpu.cfs_burst_us", "cpu.max.burst"],
+            "20000",
+        ),
+        (json!({"cpu": {"idle": 1}}), "cpu.idle", ["cpu.idle", "cpu.idle"], "1"),
+        (json!({"memory": {"swappiness": 17}}), "memory.swappiness", ["memory.swappiness", ""], "17"),
+    ];
+    for (resources, name, files, value) in rows {
+        let path = oci.dir().join("limits");
+        fs::write(&path, resources.to_string()).unwrap();
+        let said = oci.run(&["update", "--resources", path.to_str().unwrap(), "c1"]);
+        match said.code {
+            0 => assert_eq!(limit(&oci, files), value, "{name}"),
+            _ => assert!(
+                said.stderr.contains(name) && said.stderr.contains("no controller"),
+                "{name}: {said:?}"
+            ),
+        }
+    }
+    // What no kernel holds any more is told, and is no failure.
+    let path = oci.dir().join("limits");
+    fs::write(&path, json!({"memory": {"kernel": 10_000_000}}).to_string()).unwrap();
+    let said = oci.run(&["update", "--resources", path.to_str().unwrap(), "c1"]);
+    assert!(said.code == 0 && said.stderr.contains("memory.kernel"), "{said:?}");
+}
+
+#[test]
+fn a_limit_below_what_is_used_is_refused_where_that_is_to_be_looked_at() {
+    let oci = Oci::new();
+    let mut config = oci.config("c1", &["eat", "32M"]);
+    config["linux"]["resources"] = json!({"memory": {"limit": 134_217_728, "checkBeforeUpdate": true}});
+    let ran = oci.start("c1", &config);
+    berth_tests::eventually("the memory to be eaten", || ran.stdout().contains("ate").then_some(()));
+    let path = oci.dir().join("limits");
+    fs::write(&path, json!({"memory": {"limit": 4_194_304, "checkBeforeUpdate": true}}).to_string()).unwrap();
+    let told = oci.refused(&["update", "--resources", path.to_str().unwrap(), "c1"]);
+    assert!(told.contains("4194304") && told.contains("checkBeforeUpdate"), "{told}");
+    assert_eq!(limit(&oci, ["memory.limit_in_bytes", "memory.max"]), "134217728");
+    assert_eq!(oci.status("c1"), "running");
+}
+
+#[test]
 fn files_of_cgroup_v2_are_written_as_the_map_names_them() {
     let test = "files_of_cgroup_v2_are_written_as_the_map_names_them";
     let oci = Oci::new();

@@ -162,6 +162,25 @@ fn limits_of_a_process_are_set_and_a_score_too() {
 }
 
 #[test]
+fn a_score_that_may_not_be_given_is_as_low_as_may_be_and_told() {
+    let oci = Oci::new();
+    let mut config = oci.config("c1", &["cat", "/proc/self/oom_score_adj"]);
+    config["process"]["oomScoreAdj"] = json!(-999);
+    oci.write(&config);
+    let said = oci.run(&["run", "c1"]);
+    assert_eq!(said.code, 0, "{said:?}");
+    const SYS_RESOURCE: u32 = 24;
+    let held = u64::from_str_radix(&status(std::process::id() as i32, "CapEff"), 16).unwrap();
+    if held >> SYS_RESOURCE & 1 == 1 {
+        assert_eq!((said.stdout.as_str(), said.stderr.as_str()), ("-999\n", ""));
+    } else {
+        let own = told(std::process::id() as i32, "oom_score_adj").unwrap();
+        assert_eq!(said.stdout, own);
+        assert!(said.stderr.contains("-999") && said.stderr.contains("CAP_SYS_RESOURCE"), "{}", said.stderr);
+    }
+}
+
+#[test]
 fn names_and_kernel_parameters_are_the_containers_own() {
     let oci = Oci::new();
     let mut config = oci.config(

@@ -1,4 +1,5 @@
-//! What systemd is asked for, over D-Bus: one connection a request, few at a time. org.freedesktop.systemd1(5).
+//! What systemd is asked for, over D-Bus: one connection a request, few at a time. org.freedesktop.systemd1(5). A user's own
+//! is on that user's bus, which knows us by who we are outside: sd-bus(3), systemd(1) --user.
 
 use std::{future::Future, time::Duration};
 
@@ -10,7 +11,10 @@ use tokio::{
 };
 use zbus::{Connection, OwnedObjectPath, Variant};
 
-use super::names::Place;
+use super::{
+    names::{Manager, Place},
+    user,
+};
 use crate::{Error, Kind, Result, error::Cause};
 
 /// A job that takes longer: systemd hangs, or is overrun.
@@ -23,7 +27,12 @@ static AT_ONCE: Semaphore = Semaphore::const_new(4);
     default_service = "org.freedesktop.systemd1",
     default_path = "/org/freedesktop/systemd1"
 )]
-trait Manager {
+trait Systemd {
+    #[zbus(property)]
+    fn control_group(&self) -> zbus::Result<String>;
+
+    fn attach_processes_to_unit(&self, unit: &str, below: &str, pids: &[u32]) -> zbus::Result<()>;
+
     fn subscribe(&self) -> zbus::Result<()>;
 
     fn start_transient_unit(
@@ -57,7 +66,7 @@ pub enum Answer {
 pub fn start(place: &Place<'_>, pid: u32) -> Result<Answer> {
     const OP: &str = "start scope";
     let description = format!("container {}", place.unit);
-    waited(OP, place.unit, async {
+    waited(OP, place.manager, place.unit, async {
         let properties = [
             ("Description", Variant::from(description.as_str())),
             ("Slice", Variant::from(place.slice)),
@@ -70,7 +79,7 @@ pub fn start(place: &Place<'_>, pid: u32) -> Result<Answer> {
             // systemd's own default would be a limit that nobody asked for.
             ("TasksMax", Variant::from(u64::MAX)),
         ];
-        let manager = connect().await?;
+        let manager = connect(place.manager).await?;
         job(&manager, manager.start_transient_unit(place.unit, "fail", &properties, &[])).await
     })
 }
@@ -79,9 +88,9 @@ pub fn start(place: &Place<'_>, pid: u32) -> Result<Answer> {
 ///
 /// # Errors
 /// As `start`.
-pub fn stop(unit: &str) -> Result<()> {
-    waited("stop scope", unit, async {
-        let manager = connect().await?;
+pub fn stop(manager: Manager, unit: &str) -> Result<()> {
+    waited("stop scope", manager, unit, async {
+        let manager = connect(manager).await?;
         let stopped = match job(&manager, manager.stop_unit(unit, "replace")).await {
             Err(Refused::Bus(error)) if is(&error, "NoSuchUnit") => Ok(()),
             stopped => stopped.map(drop),
@@ -90,6 +99,25 @@ pub fn stop(unit: &str) -> Result<()> {
         manager.reset_failed_unit(unit).await.ok();
         stopped
     })
+}
+
+/// Moves a process into a group of a unit, where we have no right to. Blocks.
+///
+/// # Errors
+/// As `start`.
+pub fn attach(place: &Place<'_>, below: &str, pid: u32) -> Result<()> {
+    waited("enter scope", place.manager, place.unit, async {
+        let manager = connect(place.manager).await?;
+        Ok(manager.attach_processes_to_unit(place.unit, below, &[pid]).await?)
+    })
+}
+
+/// The group that a systemd's units are below; of process 1's that is none. Blocks.
+///
+/// # Errors
+/// As `start`.
+pub fn own_group(manager: Manager) -> Result<String> {
+    waited("find cgroup", manager, "of systemd", async { Ok(connect(manager).await?.control_group().await?) })
 }
 
 enum Refused {
@@ -104,8 +132,15 @@ impl From<zbus::Error> for Refused {
     }
 }
 
-async fn connect() -> zbus::Result<ManagerProxy<'static>> {
-    let manager = ManagerProxy::new(&Connection::system().await?).await?;
+async fn connect(manager: Manager) -> zbus::Result<SystemdProxy<'static>> {
+    let connection = match manager {
+        Manager::System => Connection::system().await?,
+        Manager::User => {
+            let user = user::outside();
+            zbus::connection::Builder::address(user::bus(user).as_str()).user_id(user).build().await?
+        }
+    };
+    let manager = SystemdProxy::new(&connection).await?;
     // Whoever has not subscribed hears of no jobs.
     manager.subscribe().await?;
     Ok(manager)
@@ -113,7 +148,7 @@ async fn connect() -> zbus::Result<ManagerProxy<'static>> {
 
 /// Asks for a job and waits for its end.
 async fn job(
-    manager: &ManagerProxy<'_>,
+    manager: &SystemdProxy<'_>,
     asked: impl Future<Output = zbus::Result<OwnedObjectPath>>,
 ) -> std::result::Result<Answer, Refused> {
     // Before it is asked for: it may end at once.
@@ -142,6 +177,7 @@ fn is(error: &zbus::Error, name: &str) -> bool {
 /// Runs it on the thread that we block, within the time that systemd has.
 fn waited<T>(
     op: &'static str,
+    manager: Manager,
     unit: &str,
     asked: impl Future<Output = std::result::Result<T, Refused>>,
 ) -> Result<T> {
@@ -161,22 +197,31 @@ fn waited<T>(
         Some(Ok(answer)) => Ok(answer),
         Some(Err(Refused::Job(result))) => Err(Error::new(Kind::Internal, op, unit)
             .because(Cause(format!("systemd's job ended as {result:?}")))
-            .hint(format!("systemctl status {unit}; journalctl -b -u {unit}"))),
-        Some(Err(Refused::Bus(error))) => Err(refused(op, unit, error)),
+            .hint(match manager {
+                Manager::System => format!("systemctl status {unit}; journalctl -b -u {unit}"),
+                Manager::User => format!("systemctl --user status {unit}; journalctl --user -b -u {unit}"),
+            })),
+        Some(Err(Refused::Bus(error))) => Err(refused(op, manager, unit, error)),
         None => Err(Error::new(Kind::Deadline, op, unit)
             .because(Cause(format!("systemd did not answer for {PATIENCE:?}")))
             .hint("systemctl list-jobs tells what it waits for")),
     }
 }
 
-fn refused(op: &'static str, unit: &str, error: zbus::Error) -> Error {
+fn refused(op: &'static str, manager: Manager, unit: &str, error: zbus::Error) -> Error {
     match error {
         zbus::Error::MethodError(name, told, _) => {
             let told = told.unwrap_or_default();
             Error::new(Kind::Precondition, op, unit).because(Cause(format!("systemd refuses: {told} ({name})")))
         }
-        error => Error::new(Kind::Unavailable, op, unit).because(error).hint(
-            "the systemd driver needs systemd as process 1 and its D-Bus: systemctl status dbus; or take the cgroupfs driver",
-        ),
+        error => Error::new(Kind::Unavailable, op, unit).because(error).hint(match manager {
+            Manager::System => {
+                "the systemd driver needs systemd as process 1 and its D-Bus: systemctl status dbus; or take the cgroupfs driver"
+            }
+            Manager::User => {
+                "an ordinary user's needs that user's own systemd and its bus: log in, or loginctl enable-linger; \
+                 systemctl --user status dbus; or leave --systemd-cgroup out (podman: --cgroup-manager cgroupfs)"
+            }
+        }),
     }
 }

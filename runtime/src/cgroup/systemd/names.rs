@@ -7,13 +7,39 @@ const OP: &str = "name systemd unit";
 const LONGEST: usize = 255;
 const SLICE: &str = ".slice";
 const SCOPE: &str = ".scope";
-/// Below a scope: what is limited and counted, and who looks after it.
+/// Below a scope: what is limited and counted; and who looks after it.
 const CONTAINER: &str = "container";
-const SUPERVISOR: &str = "supervisor";
+pub const SUPERVISOR: &str = "supervisor";
+
+/// Which systemd has a unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manager {
+    /// Process 1.
+    System,
+    /// A user's own, `user@UID.service`.
+    User,
+}
+
+impl Manager {
+    /// The slice of who names none.
+    pub fn slice(self) -> &'static str {
+        match self {
+            Self::System => "system.slice",
+            Self::User => "user.slice",
+        }
+    }
+
+    /// Whose a group is.
+    fn of(path: &str) -> Self {
+        let is_users = |part: &str| part.starts_with("user@") && part.ends_with(".service");
+        if path.split('/').any(is_users) { Self::User } else { Self::System }
+    }
+}
 
 /// A scope by the path of the group that a container has in it. That may begin at the root of cgroups or at that of files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place<'a> {
+    pub manager: Manager,
     /// `a-b.slice`.
     pub slice: &'a str,
     /// `berth-<id>.scope`.
@@ -34,7 +60,8 @@ pub fn place(path: &str) -> Option<Place<'_>> {
     let path = path.strip_suffix(CONTAINER)?.strip_suffix('/')?;
     let (above, unit) = path.rsplit_once('/')?;
     let (_, slice) = above.rsplit_once('/')?;
-    (unit.ends_with(SCOPE) && slice.ends_with(SLICE)).then_some(Place { slice, unit, path })
+    let manager = Manager::of(above);
+    (unit.ends_with(SCOPE) && slice.ends_with(SLICE)).then_some(Place { manager, slice, unit, path })
 }
 
 /// The name of the scope that a group is in.
@@ -125,6 +152,18 @@ mod tests {
         }
         assert!(container("a.slice", "berth", &"x".repeat(250)).is_err());
         assert!(container("a.slice", "berth", "../x").is_err());
+    }
+
+    #[test]
+    fn a_group_below_a_users_service_is_that_users_systemds() {
+        let path = container("user.slice", "libpod", "c1").unwrap();
+        assert_eq!(place(&path).unwrap().manager, Manager::System);
+        let path = format!("/sys/fs/cgroup/user.slice/user-1000.slice/user@1000.service{path}");
+        let place = place(&path).unwrap();
+        assert_eq!(
+            (place.manager, place.slice, place.unit),
+            (Manager::User, "user.slice", "libpod-c1.scope")
+        );
     }
 
     #[test]
