@@ -174,9 +174,13 @@ impl Node {
             "clusterDNS": [],
         });
         // With systemd nothing of it: the kubelet learns the driver from berthd, and has its slice at the root.
-        if self.driver == Driver::Cgroupfs {
-            config["cgroupDriver"] = json!("cgroupfs");
-            config["cgroupRoot"] = json!(self.cgroup);
+        match self.driver {
+            Driver::Cgroupfs => {
+                config["cgroupDriver"] = json!("cgroupfs");
+                config["cgroupRoot"] = json!(self.cgroup);
+            }
+            // The VM asks nobody for names, and has no file that says whom.
+            Driver::Systemd => config["resolvConf"] = json!(""),
         }
         for (key, value) in over.as_object().into_iter().flatten() {
             config[key] = value.clone();

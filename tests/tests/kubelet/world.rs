@@ -67,6 +67,10 @@ fn show_our_links() {
     mount("sysfs", new, "sysfs", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, None)
         .expect("mount a sysfs");
     mount_bind_recursive("/sys/fs/cgroup", new.join("fs/cgroup")).expect("bind the cgroups");
+    // Where AppArmor says which profiles there are.
+    if Path::new("/sys/kernel/security/lsm").exists() {
+        mount_bind("/sys/kernel/security", new.join("kernel/security")).expect("bind the securityfs");
+    }
     unmount("/sys", UnmountFlags::DETACH).expect("unmount the old sysfs");
     mount_move(new, "/sys").expect("move the new sysfs to its place");
 }
