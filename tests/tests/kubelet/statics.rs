@@ -175,7 +175,7 @@ fn rotation(node: &Node) {
     let directory = pod.logs().join("c");
     let mut files: Vec<_> =
         fs::read_dir(&directory).expect("list its logs").map(|file| file.expect("read").path()).collect();
-    assert!(files.len() > 2, "nothing was rotated: {files:?}");
+    assert!(files.len() > 1, "nothing was rotated: {files:?}");
     // Rotated ones have their time behind the name, in order; the one being written has none.
     files.sort_by_key(|path| (path.ends_with("0.log"), path.clone()));
     let mut numbers = Vec::new();
