@@ -20,6 +20,11 @@ pub fn ps(globals: &Globals, line: &Line) -> Result<u8> {
             let flags: Vec<String> = if flags.is_empty() { vec!["-ef".into()] } else { flags.to_vec() };
             let output =
                 Command::new("ps").args(&flags).output().map_err(|error| Error::io("run", "ps", error))?;
+            if !output.status.success() {
+                let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+                return Err(Error::new(Kind::Invalid, "run", format!("ps {}", flags.join(" ")))
+                    .because(Cause(format!("it left with {}: {said}", output.status))));
+            }
             let text = String::from_utf8_lossy(&output.stdout);
             let mut lines = text.lines();
             let head = lines.next().unwrap_or_default();

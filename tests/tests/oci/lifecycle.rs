@@ -260,6 +260,9 @@ fn list_and_ps_name_what_is_there() {
     let table = oci.ok(&["ps", "b"]);
     assert_eq!(table.lines().count(), 2, "{table}");
     assert!(table.contains("sleep 1000"), "{table}");
+    // What ps refuses is no empty table.
+    let told = oci.refused(&["ps", "b", "--no-such-flag"]);
+    assert!(told.contains("run ps --no-such-flag"), "{told}");
 }
 
 #[test]
