@@ -96,7 +96,7 @@ pub fn load(bed: &Bed, archive: &Path, figures: &mut Figures) -> Result<()> {
         let disk = Disk::new(5)?;
         let berth = Contender::start(&Who::Berth, bed, Some(&disk.path()))?;
         let mut command = Command::new(berth.path("bin/berth"));
-        command.args(["--address", &berth.address(), "load", "-q", "-i"]).arg(archive);
+        command.args(["--address", &berth.address(), "load", "-i"]).arg(archive);
         rustix::fs::sync();
         let (cpu, began) = (berth.cpu_ms(), Instant::now());
         let own = children_cpu()?;
