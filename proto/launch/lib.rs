@@ -25,6 +25,9 @@ pub const EXIT: &str = "exit";
 pub const LIVE: &str = "live";
 /// The mark in a plan's `dir` that berthd kills the container by its cgroup.
 pub const KILLED: &str = "killed";
+/// Output on its way into the log, in a plan's `dir` where that is in memory: what outlives the shim and berthd.
+pub const STAGED_STDOUT: &str = "stdout";
+pub const STAGED_STDERR: &str = "stderr";
 /// The name of a plan's copy in its `dir`, for a shim that takes over.
 pub const PLAN: &str = "plan";
 /// Where a plan's `dir` holds the pinned namespaces, one file per kind: `net`, `ipc`, `uts`, `pid`.

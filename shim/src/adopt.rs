@@ -214,15 +214,13 @@ fn ends(live: &Live, group: &Cgroup, stdin: Stdin, reserve: &mut Reserve) -> Std
 
 /// What the shim before had read and perhaps not written.
 fn staged(reserve: &mut Reserve) -> Vec<(Source, OwnedFd)> {
-    let of = |held: &Held| match held {
-        Held::StagedStdout => Some(Source::Stdout),
-        Held::StagedStderr => Some(Source::Stderr),
-        Held::Nothing | Held::Stdin | Held::Stdout | Held::Stderr | Held::Terminal | Held::Init => None,
+    let kinds = [(Held::StagedStdout, Source::Stdout), (Held::StagedStderr, Source::Stderr)];
+    let find = |(kind, source): (Held, Source)| {
+        let held = reserve.extract_if(.., |(held, _)| *held == kind).next().map(|(_, fd)| fd);
+        // berthd was killed too, and what it held went with it.
+        Some((source, held.or_else(|| crate::stage::Stage::left(source.stage_name()))?))
     };
-    reserve
-        .extract_if(.., |(held, _)| of(held).is_some())
-        .filter_map(|(held, fd)| Some((of(&held)?, fd)))
-        .collect()
+    kinds.into_iter().filter_map(find).collect()
 }
 
 /// Opens a pipe by its other end in a process of the container. `proc_pid_fd(5)`.

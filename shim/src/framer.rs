@@ -20,11 +20,17 @@ pub struct Framer {
     pending: Vec<u8>,
     /// Where what is not in the log yet outlives us.
     pub stage: Option<Stage>,
+    /// That is elsewhere than whoever holds it in reserve believes.
+    pub moved: bool,
 }
 
 impl Framer {
     pub fn new(source: Source) -> Self {
-        Self { source, pending: Vec::new(), stage: None }
+        Self { source, pending: Vec::new(), stage: None, moved: false }
+    }
+
+    pub fn stage_name(&self) -> &'static str {
+        self.source.stage_name()
     }
 
     /// Takes bytes, gives complete records.
@@ -61,12 +67,13 @@ impl Framer {
             Some(Err(errno @ (Errno::AGAIN | Errno::INTR))) => Err(errno),
             Some(Ok(length)) => Ok(length),
             Some(Err(errno)) => {
-                // No room for it: then without.
-                crate::complain!("berth-shim: output is read past its memory file: {errno}");
-                if let Some(stage) = self.stage.take() {
-                    stage.give_up();
+                crate::complain!("berth-shim: no room for output on its way into the log: {errno}");
+                self.stage = self.stage.take().and_then(|stage| stage.moved().ok());
+                self.moved = true;
+                match &mut self.stage {
+                    Some(stage) => stage.take(pipe, buffer),
+                    None => rustix::io::read(pipe, buffer),
                 }
-                rustix::io::read(pipe, buffer)
             }
             None => rustix::io::read(pipe, buffer),
         }

@@ -35,6 +35,16 @@ pub enum Source {
     Stderr,
 }
 
+impl Source {
+    /// Of what comes out of it and is not in the log yet.
+    pub fn stage_name(self) -> &'static str {
+        match self {
+            Self::Stdout => berth_launch::STAGED_STDOUT,
+            Self::Stderr => berth_launch::STAGED_STDERR,
+        }
+    }
+}
+
 /// How much comes out of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flow {

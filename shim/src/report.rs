@@ -51,6 +51,8 @@ impl Supervisor {
             // A file that stays is swept with its directory.
             std::fs::remove_file(berth_launch::LIVE).ok();
             std::fs::remove_file(berth_launch::SOCKET).ok();
+            std::fs::remove_file(berth_launch::STAGED_STDOUT).ok();
+            std::fs::remove_file(berth_launch::STAGED_STDERR).ok();
         }
     }
 

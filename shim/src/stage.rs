@@ -1,5 +1,6 @@
-//! Output on its way into the log, where it outlives the shim: the kernel moves it from the pipe into a memory file that
-//! `berthd` holds too, and it leaves that only once it is written. A shim that takes over finds there what is not in the
+//! Output on its way into the log, where it outlives the shim: the kernel moves it from the pipe into a file in memory, and
+//! it leaves that only once it is written. Where the state directory is in memory, as /run is, the file has a name there and
+//! outlives `berthd` too; elsewhere, or once there is no room, it has none and `berthd` holds it. A shim that takes over finds there what is not in the
 //! log yet, and whether the last write came to its end: no line is lost, and none stands twice.
 //!
 //! ```text
@@ -8,15 +9,17 @@
 //! ```
 //! The kernel moves the end of the file as it moves the bytes, so that the two can't differ. `splice(2)`
 
-use std::os::fd::OwnedFd;
+use std::{io, os::fd::OwnedFd};
 
 use berth_launch::fault;
 use rustix::{
-    fs::{FallocateFlags, MemfdFlags, fallocate, memfd_create},
+    fs::{FallocateFlags, MemfdFlags, Mode, OFlags, fallocate, memfd_create, open},
     pipe::{SpliceFlags, splice},
 };
 
 const HEADER_BYTES: u64 = 64;
+/// TMPFS_MAGIC of linux/magic.h
+const TMPFS: i64 = 0x0102_1994;
 /// What a calm stage keeps: a page.
 const CALM_BYTES: u64 = 4096;
 /// So much that is written is given back at once.
@@ -62,10 +65,54 @@ pub struct Stage {
 }
 
 impl Stage {
-    pub fn new() -> rustix::io::Result<Self> {
-        let file = memfd_create("berth-output", MemfdFlags::CLOEXEC)?;
+    /// One of that name in the working directory, if that is in memory: a disk may hang, and holds up its own only.
+    pub fn new(name: &str) -> rustix::io::Result<Self> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        if rustix::fs::statfs(".").is_ok_and(|system| system.f_type == TMPFS) {
+            match open(name, flags, Mode::RUSR | Mode::WUSR) {
+                Ok(file) => return Self::empty(file),
+                Err(errno) => {
+                    crate::complain!("berth-shim: make {name}: {errno}; without a name");
+                }
+            }
+        }
+        Self::nameless()
+    }
+
+    /// One that ends with its last holder.
+    fn nameless() -> rustix::io::Result<Self> {
+        Self::empty(memfd_create("berth-output", MemfdFlags::CLOEXEC)?)
+    }
+
+    fn empty(file: OwnedFd) -> rustix::io::Result<Self> {
         rustix::fs::ftruncate(&file, HEADER_BYTES)?;
         Ok(Self { file, size: HEADER_BYTES, start: HEADER_BYTES, recorded: HEADER_BYTES, hole: HEADER_BYTES })
+    }
+
+    /// What a shim has left of that name in the working directory.
+    pub fn left(name: &str) -> Option<OwnedFd> {
+        open(name, OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).ok()
+    }
+
+    /// A nameless one with all of this that is not in the log, where this has a name: what has none needs no room of a
+    /// file system.
+    pub fn moved(self) -> io::Result<Self> {
+        let moved = self.copy();
+        self.give_up();
+        moved
+    }
+
+    fn copy(&self) -> io::Result<Self> {
+        if rustix::fs::fstat(&self.file)?.st_nlink == 0 {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let mut rest = vec![0; usize::try_from(self.size - self.start).map_err(io::Error::other)?];
+        read_whole(&self.file, &mut rest, self.start)?;
+        let mut new = Self::nameless()?;
+        rustix::io::pwrite(&new.file, &rest, HEADER_BYTES)?;
+        new.size = HEADER_BYTES + rest.len() as u64;
+        new.recorded = HEADER_BYTES + (self.recorded - self.start);
+        Ok(new)
     }
 
     /// The stage of a shim that was killed, what it holds that is not in the log, and where the log is to be cut before
@@ -288,7 +335,7 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).unwrap();
             let mut framer = Framer::new(Source::Stdout);
-            framer.stage = Some(Stage::new().unwrap());
+            framer.stage = Some(Stage::nameless().unwrap());
             let mut log = log(dir.path());
             let mut sent = Vec::new();
             for (n, (lines, death)) in lives.iter().enumerate() {
@@ -327,7 +374,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).unwrap();
         let mut framer = Framer::new(Source::Stdout);
-        framer.stage = Some(Stage::new().unwrap());
+        framer.stage = Some(Stage::nameless().unwrap());
         let mut log = log(dir.path());
         let mut buffer = vec![0; 32 * 1024];
         let mut most = 0;

@@ -114,7 +114,7 @@ impl Streams {
         for output in [&mut self.stdout, &mut self.stderr] {
             // A terminal is read at once, and what is in no log needs no place on the way to it.
             if output.fd.is_some() && self.log.is_kept() && output.framer.stage.is_none() {
-                match Stage::new() {
+                match Stage::new(output.framer.stage_name()) {
                     Ok(stage) => output.framer.stage = Some(stage),
                     // The container is worth more than what its shim's death might lose.
                     Err(errno) => {
@@ -148,6 +148,12 @@ impl Streams {
             (Held::Terminal, self.tty.as_ref()),
         ];
         copies(ends)
+    }
+
+    /// Whether any of `staged` has changed since this was asked last.
+    pub fn has_moved(&mut self) -> bool {
+        let moved = |output: &mut Output| std::mem::take(&mut output.framer.moved);
+        moved(&mut self.stdout) | moved(&mut self.stderr)
     }
 
     /// Copies of what holds output on its way into the log.

@@ -182,6 +182,9 @@ impl Supervisor {
             }
             Wake::Output(source) => {
                 self.streams.pump(source);
+                if self.streams.has_moved() {
+                    self.changed();
+                }
             }
             Wake::Input => self.streams.take_input(),
             Wake::Sinks => self.streams.flush_sinks(),

@@ -387,6 +387,9 @@ async fn find_again(start: &Start, id: ContainerId, record: ContainerRecord) -> 
                 fault::point("start.adopted");
                 return Ok(of(State::of(&shim.status()), Some(shim)));
             }
+            Err(_) if record::read_exit(&places.container_record(id)).is_some() => {
+                warn!(container = %id, "{}", takeover::TOLD);
+            }
             Err(error) => warn!(container = %id, error = error.chain(), "no shim could take over"),
         }
     }

@@ -37,6 +37,9 @@ const DYING: Duration = Duration::from_secs(2);
 pub const NO_OTHER: &str = "its shim was killed and no other could take over; it was ended";
 const HANGS: &str = "its shim hangs on a disk that does not answer, that of its log perhaps; it was ended";
 
+/// One that took over found the container ended, wrote that down and was gone before it was asked.
+pub const TOLD: &str = "its shim was killed, another took over and told the container's end";
+
 /// Whether somebody asked for the end: else a pod that wants restarts has another attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wanted {
@@ -84,8 +87,8 @@ pub async fn take_over(
     reserve: Reserve,
 ) -> Result<Shim> {
     let dir = places.container_dir(id);
-    let output = match reserve.iter().any(|(held, _)| matches!(held, Held::StagedStdout | Held::StagedStderr))
-    {
+    let held = reserve.iter().any(|(held, _)| matches!(held, Held::StagedStdout | Held::StagedStderr));
+    let output = match held || dir.join(berth_launch::STAGED_STDOUT).exists() {
         true => "no output is lost",
         false => "what it was reading of the output is lost",
     };
@@ -116,6 +119,10 @@ impl Pod {
         match found {
             Ok(shim) => self.follow(id, shim),
             Err(error) => {
+                if let Some(exit) = record::read_exit(&directory) {
+                    warn!(container = %id, "{TOLD}");
+                    return self.ended(id, exit).await;
+                }
                 warn!(container = %id, error = error.chain(), "its shim was killed and no other could take over");
                 self.end_orphan(id, record, NO_OTHER, Wanted::AsItsShimWrote).await;
             }

@@ -88,7 +88,7 @@ pub fn each(test: &str, wanted: fn(&str) -> bool, check: impl Fn(&mut Daemon, &s
 }
 
 /// The same where the check sees to the death itself.
-fn each_by_itself(test: &str, wanted: fn(&str) -> bool, check: impl Fn(&mut Daemon, &str, &Path)) {
+pub fn each_by_itself(test: &str, wanted: fn(&str) -> bool, check: impl Fn(&mut Daemon, &str, &Path)) {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut found = Vec::new();
     for part in ["runtime/src", "shim/src"] {
