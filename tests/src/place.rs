@@ -1,7 +1,8 @@
 //! Names that no other daemon on this machine has, so that tests may run side by side.
 
 use std::{
-    fs::{self, DirBuilder},
+    fs::DirBuilder,
+    io,
     os::{
         linux::net::SocketAddrExt,
         unix::{
@@ -34,16 +35,21 @@ pub struct Place {
 }
 
 impl Place {
-    /// Takes the first free number and makes the directory.
+    /// Takes the first free number and makes the directory. One that is there may be another's, who is process 1 of another
+    /// PID namespace and has taken the number in another network namespace.
     pub fn claim() -> Self {
-        let (number, claim) = (0..4096)
-            .find_map(|number| Some((number, bind(number)?)))
-            .expect("fewer than 4096 test daemons run at once");
-        let name = format!("btt-{}-{number}", process::id());
-        let dir = PathBuf::from("/tmp").join(&name);
-        // What an earlier test of this process left was told already.
-        fs::remove_dir_all(&dir).ok();
-        DirBuilder::new().mode(0o711).create(&dir).unwrap_or_else(|error| panic!("make {name}: {error}"));
+        let take = |number| {
+            let claim = bind(number)?;
+            let name = format!("btt-{}-{number}", process::id());
+            let dir = PathBuf::from("/tmp").join(&name);
+            match DirBuilder::new().mode(0o711).create(&dir) {
+                Ok(()) => Some((number, claim, name, dir)),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => None,
+                Err(error) => panic!("make {name}: {error}"),
+            }
+        };
+        let free = (0..4096).find_map(take);
+        let (number, claim, name, dir) = free.expect("fewer than 4096 test daemons run at once");
         let subnet = format!("10.{}.{}.0/24", 160 + number / 256, number % 256);
         // From 1 on: a zero is not shown.
         let subnet6 = format!("fd0b:e480:{:x}::/64", number + 1);
