@@ -210,6 +210,16 @@ impl Log {
         self.file.is_some()
     }
 
+    /// Of a container that never began: a kubelet takes a log that is there for an attempt.
+    pub fn remove_unused(&self) {
+        let empty =
+            self.file.as_ref().and_then(|file| file.metadata().ok()).is_some_and(|file| file.len() == 0);
+        if empty {
+            // One that stays says of itself that nothing was written.
+            std::fs::remove_file(&self.path).ok();
+        }
+    }
+
     /// Where it stands.
     pub fn place(&self) -> Place {
         Place { inode: self.inode, length: self.written }

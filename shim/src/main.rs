@@ -195,7 +195,7 @@ fn born(plan: ContainerPlan) -> Result<(Box<supervise::Supervisor>, Ready), Fail
     let log = plan.log.clone().unwrap_or_default();
     let log = log::Log::open(&log).map_err(|error| failed(Step::LogOpen, &log.path, error))?;
     let streams = streams::Streams::new(log, plan.stdio.unwrap_or_default().stdin());
-    let created = launch::create(&plan, launch::Keeper::Us)?;
+    let created = launch::create(&plan, launch::Keeper::Us).inspect_err(|_| streams.log.remove_unused())?;
     fault::point("shim.created");
     protect();
     let ready = Ready {

@@ -163,6 +163,9 @@ impl Supervisor {
     fn shut_down(&mut self, by: By) -> Outcome {
         // A berthd of before says nothing.
         let by = if by == By::NobodyHere { By::Stop } else { by };
+        if by == By::Removed && matches!(self.stage, Stage::Created { .. }) {
+            self.streams.log.remove_unused();
+        }
         self.stop(&Stop { signal: 0, grace_ms: 0 }, by)?;
         if let Stage::Over { recorded, .. } = &mut self.stage {
             // Whoever ends us knows the exit or does not care.

@@ -142,3 +142,21 @@ fn the_nodes_limit_is_for_all_that_do_not_say_otherwise() {
     daemon.berth_ok(&["run", "--name", "person", berth_tests::images::FIXTURE, "spam", "500", "0", "80"]);
     assert!(daemon.berth_ok(&["logs", "person"]).lines().count() < 500);
 }
+
+#[test]
+fn what_never_began_leaves_no_log_that_a_kubelet_would_count() {
+    let daemon = Daemon::with_fixture();
+    let pod = daemon.plain_pod("uncounted");
+    let fails = asked("fails", &["true"]).secured(|security| security.run_as_username = "nobody-here".into());
+    daemon.create(&pod, &fails).unwrap_err();
+    assert!(!daemon.log_path_of(&pod, &fails).exists());
+    let created = asked("created", &["true"]);
+    let id = daemon.create(&pod, &created).unwrap();
+    assert!(daemon.log_path_of(&pod, &created).exists());
+    daemon.remove_container(&id).unwrap();
+    assert!(!daemon.log_path_of(&pod, &created).exists());
+    // What has run and was silent has one.
+    let silent = asked("silent", &["true"]);
+    daemon.run_to_end(&pod, &silent).unwrap();
+    assert!(daemon.log_path_of(&pod, &silent).exists());
+}

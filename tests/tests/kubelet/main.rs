@@ -9,6 +9,7 @@
 //!     trials   share the node, side by side; those that restart something come after them, one by one
 //! ```
 
+mod attempts;
 mod cluster;
 mod driver;
 mod gates;
@@ -61,8 +62,14 @@ fn main() -> ExitCode {
 fn alone(arguments: &Arguments) -> Vec<Conclusion> {
     let node = Arc::new(Node::alone(Driver::Cgroupfs, json!({})));
     let mut good = vec![
-        run(arguments, &node, "kubelet", Together::Yes, statics::TRIALS),
-        run(arguments, &node, "kubelet", Together::No, restarts::TRIALS),
+        run(arguments, &node, "kubelet", Together::Yes, &[statics::TRIALS, attempts::TOGETHER].concat()),
+        run(
+            arguments,
+            &node,
+            "kubelet",
+            Together::No,
+            &[restarts::TRIALS, restarts::FAULTS, attempts::ALONE].concat(),
+        ),
     ];
     gates::open(&node);
     good.push(run(arguments, &node, "kubelet::gates", Together::Yes, statics::TRIALS));

@@ -257,10 +257,16 @@ impl Node {
 
     /// Has the kubelet run a pod until the returned value goes.
     pub fn run(&self, name: &str, spec: Value) -> StaticPod<'_> {
+        self.run_asking(name, json!({}), spec)
+    }
+
+    /// The same for a pod with annotations.
+    pub fn run_asking(&self, name: &str, annotations: Value, spec: Value) -> StaticPod<'_> {
         let pod = json!({
             "apiVersion": "v1", "kind": "Pod",
             "metadata": {
                 "name": name, "namespace": "default",
+                "annotations": annotations,
                 "labels": {"turn": self.turn.load(Ordering::Relaxed).to_string()},
             },
             "spec": spec,
@@ -320,6 +326,11 @@ impl StaticPod<'_> {
     /// Takes its manifest away and waits until it is gone.
     pub fn remove(self) {
         drop(self);
+    }
+
+    /// Takes its manifest away; the kubelet may take its time.
+    pub fn forget(&self) {
+        fs::remove_file(self.node.manifest(&self.name)).expect("remove a manifest");
     }
 
     /// The directory of its logs.
