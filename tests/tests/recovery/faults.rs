@@ -104,11 +104,23 @@ pub fn each_by_itself(test: &str, wanted: fn(&str) -> bool, check: impl Fn(&mut 
     let mut daemon = Daemon::with_fixture();
     for point in names.iter().filter(|name| wanted(name)) {
         let mark = daemon.dir().join("mark");
+        let before = daemon.log().len();
         check(&mut daemon, point, &mark);
         assert!(mark.is_file(), "{point} was not reached");
         fs::remove_file(mark).unwrap();
         everything_goes(&daemon, point);
+        told_once(&daemon.log()[before..], point);
     }
+}
+
+/// No warning and no error of a log is there twice, of the same thing with the same cause.
+fn told_once(log: &str, point: &str) {
+    let complaints = log.lines().filter_map(|line| line.split_once(' ').map(|(_, rest)| rest.trim_start()));
+    let mut seen = std::collections::HashSet::new();
+    let again = complaints
+        .filter(|text| text.starts_with("WARN") || text.starts_with("ERROR"))
+        .find(|text| !seen.insert(*text));
+    assert_eq!(again, None, "{point}: told twice in\n{log}");
 }
 
 #[test]

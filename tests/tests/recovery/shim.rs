@@ -141,6 +141,46 @@ fn a_container_outlives_its_shim_and_the_daemon() {
 }
 
 #[test]
+fn what_ends_while_nobody_watches_is_told_as_that() {
+    if skipped("what_ends_while_nobody_watches_is_told_as_that") {
+        return;
+    }
+    let mut daemon = Daemon::with_fixture();
+    let pod = daemon.plain_pod("nobody");
+    let spam = asked("spam", &["spam", "0", "100"]);
+    let ends = daemon.launch(&pod, &spam).unwrap();
+    let tty = asked("tty", &["spam", "0", "100"]).with(|config| config.tty = true);
+    let hangs_up = daemon.launch(&pod, &tty).unwrap();
+    daemon.logged_lines(&pod, &spam, 5);
+    daemon.logged_lines(&pod, &tty, 5);
+    let inits = [&ends, &hangs_up].map(|id| pid_of(&daemon, id));
+    let shims = inits.map(shim_of);
+    daemon.kill9();
+    shims.into_iter().for_each(|shim| kill(shim, Signal::SIGKILL).unwrap());
+    kill(Pid::from_raw(inits[0]), Signal::SIGKILL).unwrap();
+    // The other one's terminal hangs up, as nobody holds its master.
+    for init in inits {
+        let reaped = || (!fs::exists(format!("/proc/{init}")).unwrap()).then_some(());
+        eventually("it to end, and its new parent to reap it", reaped);
+    }
+    daemon.up();
+    for (id, asked) in [(&ends, &spam), (&hangs_up, &tty)] {
+        let ended = daemon.exited(id);
+        assert_eq!((ended.exit_code, ended.reason.as_str()), (137, "Error"), "{ended:?}");
+        assert!(
+            ended.message.contains("its shim was killed") && ended.message.contains("exit code is lost"),
+            "{ended:?}"
+        );
+        assert!(ended.started_at > 0, "{ended:?}");
+        // What was in the log is there, whole.
+        let log = daemon.log_of(&pod, asked);
+        let wrong = (1..).zip(&log).find(|(n, line)| !line.content.starts_with(&format!("line {n:06} ")));
+        assert!(wrong.is_none() && log.len() >= 5, "{wrong:?}");
+    }
+    assert_eq!(daemon.run_to_end(&pod, &asked("next", &["true"])).unwrap().0.exit_code, 0);
+}
+
+#[test]
 fn the_shim_that_takes_over_restarts_too() {
     if skipped("the_shim_that_takes_over_restarts_too") {
         return;
