@@ -10,8 +10,21 @@ use std::{
 /// # Errors
 /// What the connection says; of nobody there, `ConnectionRefused`.
 pub fn ask(address: &str, port: u16, line: &str) -> io::Result<String> {
+    exchange(address, port, &format!("{line} HTTP/1.0\r\n\r\n"))
+}
+
+/// The same of a request that brings a JSON document, `POST /`.
+///
+/// # Errors
+/// Those of `ask`.
+pub fn send(address: &str, port: u16, line: &str, document: &str) -> io::Result<String> {
+    let head = format!("Content-Type: application/json\r\nContent-Length: {}", document.len());
+    exchange(address, port, &format!("{line} HTTP/1.0\r\n{head}\r\n\r\n{document}"))
+}
+
+fn exchange(address: &str, port: u16, request: &str) -> io::Result<String> {
     let mut socket = TcpStream::connect((address, port))?;
-    write!(socket, "{line} HTTP/1.0\r\n\r\n")?;
+    socket.write_all(request.as_bytes())?;
     let mut answer = String::new();
     socket.read_to_string(&mut answer)?;
     match answer.is_empty() {

@@ -61,6 +61,8 @@ const PARTS: &[&str] = &[
 
 /// What a kubelet without a cluster needs.
 pub const NODE: &[&str] = &["kubelet", "kubectl", "agnhost"];
+/// What a node needs whose pods come from an apiserver, and nobody else does anything.
+pub const JOINED: &[&str] = &["kubelet", "kubectl", "agnhost", "etcd", "kube-apiserver"];
 /// What a cluster of one node needs, and its services.
 pub const CLUSTER: &[&str] = &[
     "kubelet",

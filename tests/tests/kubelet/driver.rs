@@ -1,6 +1,5 @@
 //! With systemd's driver on cgroup v2, on a machine that has swap: pods in slices, containers in scopes. To a kubelet
-//! without an apiserver all pods are critical, and those never swap; who may is tried by the calls that a kubelet would make,
-//! in tests/tests/cri.
+//! without an apiserver all pods are critical, and those never swap; who may is in swapping.rs.
 
 use std::{path::PathBuf, process::Command};
 

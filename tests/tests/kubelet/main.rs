@@ -6,6 +6,7 @@
 //!     world    links, directories and cgroups that only these namespaces have
 //!     Node     berthd + kubelet
 //!     Cluster  a Node that has joined a control plane of the test's own
+//!     Joined   one that has joined etcd and an apiserver alone, on the machine with swap
 //!     trials   share the node, side by side; those that restart something come after them, one by one
 //! ```
 
@@ -23,6 +24,7 @@ mod restarts;
 mod services;
 mod statics;
 mod streams;
+mod swapping;
 mod volumes;
 mod workloads;
 mod world;
@@ -34,6 +36,7 @@ use serde_json::json;
 
 use cluster::Cluster;
 use node::Node;
+use swapping::Joined;
 use world::Driver;
 
 /// A trial, on the node that all share.
@@ -84,12 +87,21 @@ fn alone(arguments: &Arguments) -> Vec<Conclusion> {
 fn under_systemd(arguments: &Arguments) -> Vec<Conclusion> {
     let swap = driver::Swap::on();
     let node = Arc::new(Node::alone(Driver::Systemd, driver::swapping()));
-    let good = vec![
+    let mut good = vec![
         run(arguments, &node, "kubelet::systemd", Together::Yes, driver::TRIALS),
         run(arguments, &node, "kubelet::systemd", Together::Yes, statics::TRIALS),
         run(arguments, &node, "kubelet::systemd", Together::No, restarts::TRIALS),
     ];
-    drop(Arc::into_inner(node).expect("all trials have ended"));
+    let node = Arc::into_inner(node).expect("all trials have ended");
+    // Minutes there, for nothing if none of them is asked for.
+    let asked = |name: &str| {
+        arguments.filter.as_ref().is_none_or(|filter| format!("kubelet::systemd::{name}").contains(filter))
+    };
+    let joined = swapping::TRIALS.iter().any(|(name, _)| asked(name)).then(|| Joined::up(node)).flatten();
+    if let Some(joined) = joined.map(Arc::new) {
+        good.push(run(arguments, &joined, "kubelet::systemd", Together::Yes, swapping::TRIALS));
+        drop(Arc::into_inner(joined).expect("all trials have ended"));
+    }
     drop(swap);
     good
 }

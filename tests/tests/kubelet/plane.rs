@@ -4,21 +4,26 @@
 //!   etcd <- kube-apiserver <- controller-manager, scheduler, kubelet, kubectl     each by a token of its own
 //!                          <- kubectl proxy <- trials that look many times a second
 //! ```
+//!
+//! A bare one has etcd, the apiserver and the proxy alone: pods are bound to the node by who makes them.
 
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    time::Duration,
 };
 
 use berth_tests::{until, web};
 use serde_json::{Value, json};
 
-use crate::{kubectl::program, node, node::PATIENCE, world};
+use crate::{kubectl::program, node, world};
 
 const ETCD: &str = "http://127.0.0.1:2379";
 const ETCD_PORT: u16 = 2379;
 const APISERVER_PORT: u16 = 6443;
+/// An emulated machine takes minutes to start an apiserver.
+const STARTS_WITHIN: Duration = Duration::from_secs(600);
 /// Where anybody may ask, as the administrator: nobody else is in these namespaces.
 const PROXY_PORT: u16 = 8001;
 pub const SERVICES: &str = "10.96.0.0/16";
@@ -44,11 +49,11 @@ pub struct Plane {
 
 impl Plane {
     pub fn up(dir: &Path) -> Self {
-        fs::create_dir(dir).expect("make the control plane's directory");
-        let mut plane = Self { children: Vec::new(), dir: dir.to_owned() };
-        plane.write_secrets();
-        plane.start_etcd();
-        plane.start_apiserver();
+        let mut plane = Self::begin(dir);
+        plane.start_apiserver(&[
+            "--authorization-mode=Node,RBAC",
+            "--enable-admission-plugins=NodeRestriction",
+        ]);
         for (name, user) in [("kube-controller-manager", "controllers"), ("kube-scheduler", "scheduler")] {
             let mut words = vec![format!("--kubeconfig={}", plane.kubeconfig(user).display())];
             words.push("--leader-elect=false".into());
@@ -59,16 +64,31 @@ impl Plane {
             }
             plane.start(name, &words);
         }
-        let kubeconfig = format!("--kubeconfig={}", plane.kubeconfig("admin").display());
-        plane.start(
-            "kubectl",
-            &[kubeconfig, "proxy".into(), format!("--port={PROXY_PORT}"), "--disable-filter".into()],
-        );
-        plane.wait("kubectl", || ask("/readyz").map(drop));
         // Pods are refused before their account is there.
         plane.wait("kube-controller-manager", || {
             ask("/api/v1/namespaces/default/serviceaccounts/default").map(drop)
         });
+        plane
+    }
+
+    /// Without controllers: nobody makes accounts for pods, or anything else of what is asked for.
+    pub fn bare(dir: &Path) -> Self {
+        let mut plane = Self::begin(dir);
+        // What it does not write at its start, it need not have written within the half minute that it has for that.
+        plane.start_apiserver(&[
+            "--authorization-mode=AlwaysAllow",
+            "--enable-priority-and-fairness=false",
+            "--disable-admission-plugins=ServiceAccount",
+        ]);
+        plane.wait("kube-apiserver", || ask("/api/v1/namespaces/default").map(drop));
+        plane
+    }
+
+    fn begin(dir: &Path) -> Self {
+        fs::create_dir(dir).expect("make the control plane's directory");
+        let mut plane = Self { children: Vec::new(), dir: dir.to_owned() };
+        plane.write_secrets();
+        plane.start_etcd();
         plane
     }
 
@@ -150,18 +170,16 @@ impl Plane {
         });
     }
 
-    fn start_apiserver(&mut self) {
+    fn start_apiserver(&mut self, of_its_kind: &[&str]) {
         let key = self.path("service-accounts.pem");
         let gates: Vec<String> = GATES.iter().map(|gate| format!("{gate}=true")).collect();
-        let words = [
+        let mut words = vec![
             format!("--etcd-servers={ETCD}"),
-            format!("--cert-dir={}", self.path("certificates").display()),
+            format!("--cert-dir={}", self.certificate().with_file_name("").display()),
             format!("--token-auth-file={}", self.path("tokens.csv").display()),
             format!("--service-account-key-file={}", key.with_extension("pub").display()),
             format!("--service-account-signing-key-file={}", key.display()),
             "--service-account-issuer=https://kubernetes.default.svc".into(),
-            "--authorization-mode=Node,RBAC".into(),
-            "--enable-admission-plugins=NodeRestriction".into(),
             format!("--service-cluster-ip-range={SERVICES}"),
             format!("--advertise-address={}", world::NODE_IP),
             "--bind-address=0.0.0.0".into(),
@@ -171,16 +189,15 @@ impl Plane {
             "--allow-privileged=true".into(),
             format!("--feature-gates={}", gates.join(",")),
         ];
+        words.extend(of_its_kind.iter().map(|word| (*word).to_owned()));
         self.start("kube-apiserver", &words);
-        // Until it listens its certificate may not be there.
-        let admin = self.kubeconfig("admin");
-        self.wait("kube-apiserver", || {
-            let mut kubectl = Command::new(program("kubectl"));
-            kubectl.arg(format!("--kubeconfig={}", admin.display())).args(["get", "--raw", "/readyz"]);
-            kubectl.stdin(Stdio::null()).stderr(Stdio::null());
-            let output = kubectl.output().expect("run kubectl");
-            (output.stdout == b"ok").then_some(())
-        });
+        // Its key is the last that it makes of the certificate, which kubectl reads at its start.
+        let key = self.certificate().with_extension("key");
+        self.wait("kube-apiserver", || key.exists().then_some(()));
+        let kubeconfig = format!("--kubeconfig={}", self.kubeconfig("admin").display());
+        let port = format!("--port={PROXY_PORT}");
+        self.start("kubectl", &[kubeconfig, "proxy".into(), port, "--disable-filter".into()]);
+        self.wait("kube-apiserver", || ask("/readyz").map(drop));
     }
 
     fn start(&mut self, name: &str, words: &[String]) {
@@ -196,7 +213,7 @@ impl Plane {
     fn wait(&mut self, name: &str, mut look: impl FnMut() -> Option<()>) {
         let child = self.children.iter_mut().find(|(other, _)| other == name).map(|(_, child)| child);
         let child = child.expect("it was started");
-        let up = until(PATIENCE, || {
+        let up = until(STARTS_WITHIN, || {
             if let Some(status) = child.try_wait().expect("look at a child") {
                 return Some(Err(status));
             }
@@ -233,6 +250,19 @@ pub fn ask(path: &str) -> Option<String> {
     let answer = web::ask("127.0.0.1", PROXY_PORT, &format!("GET {path}")).ok()?;
     let (head, body) = answer.split_once("\r\n\r\n")?;
     head.lines().next()?.contains(" 200").then(|| body.to_owned())
+}
+
+/// Makes an object among those of a path.
+pub fn make(path: &str, object: &Value) {
+    let answer = web::send("127.0.0.1", PROXY_PORT, &format!("POST {path}"), &object.to_string());
+    let answer = answer.unwrap_or_else(|error| panic!("make one of {path}: {error}"));
+    assert!(answer.lines().next().is_some_and(|line| line.contains(" 201")), "make one of {path}: {answer}");
+}
+
+/// Has an object go, which takes its time.
+pub fn remove(path: &str) {
+    let answer = web::ask("127.0.0.1", PROXY_PORT, &format!("DELETE {path}"));
+    assert!(answer.as_ref().is_ok_and(|answer| answer.contains(" 200")), "remove {path}: {answer:?}");
 }
 
 /// An object, None if there is none.
