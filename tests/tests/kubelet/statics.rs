@@ -34,7 +34,11 @@ fn init_and_sidecars(node: &Node) {
                 fixture("first", &["echo", "one"]),
                 with(fixture("sidecar", &["http", "8080", "beside"]), json!({
                     "restartPolicy": "Always",
-                    "startupProbe": {"httpGet": {"port": 8080, "path": "/"}, "periodSeconds": 1},
+                    // Nobody is to take a slow machine's answer for none, and start it again.
+                    "startupProbe": {
+                        "httpGet": {"port": 8080, "path": "/"},
+                        "periodSeconds": 1, "timeoutSeconds": 10, "failureThreshold": 60,
+                    },
                 })),
                 // Reaches the sidecar: it has started before, in the same network.
                 fixture("last", &["get", "127.0.0.1", "8080"]),
@@ -166,10 +170,10 @@ fn logs(node: &Node) {
 }
 
 fn rotation(node: &Node) {
-    // A line of 100 bytes and its time: 64 KiB are some 450.
+    // A line of 100 bytes and its time: 64 KiB are some 450. Half a minute, as an emulated kubelet looks seldom.
     let pod = node.run(
         "rotation",
-        json!({"containers": [with(fixture("c", &["spam", "6000", "400", "100"]), json!({}))], "restartPolicy": "Never"}),
+        json!({"containers": [with(fixture("c", &["spam", "6000", "200", "100"]), json!({}))], "restartPolicy": "Never"}),
     );
     pod.wait("its end", |pod| container(pod, "c")["state"]["terminated"].is_object().then_some(()));
     let directory = pod.logs().join("c");
