@@ -44,6 +44,7 @@ use crate::{cargo, cni, debian, interrupt, oci, peers};
 use client::Client;
 use clock::{Deadline, share};
 use contender::{Bed, Contender, Who, of_each_daemon};
+use disk::Disk;
 use figures::Figures;
 use pull::What;
 use registry::Registry;
@@ -112,6 +113,8 @@ const GROUPS: &[Line] = &[
 ];
 /// Takes 15 GB of the disk: by name only.
 const HUGE: &str = "huge";
+/// What all but pulls take of a disk, a log of [`Flags::log_megabytes`] for each runtime among it.
+const ROOM_GIB: u64 = 16;
 
 /// What has to be there for all groups.
 struct Run<'a> {
@@ -120,6 +123,8 @@ struct Run<'a> {
     client: Client,
     bed: Bed<'a>,
     layouts: BTreeMap<String, PathBuf>,
+    /// On a disk that nothing else is on.
+    room: PathBuf,
 }
 
 pub fn run(flags: &Flags) -> Result<()> {
@@ -153,7 +158,11 @@ pub fn run(flags: &Flags) -> Result<()> {
         }
     };
 
-    let place = tempfile::Builder::new().prefix("berth-bench-").tempdir().context("make a directory")?;
+    // One without a journal, as this machine's may be, looks at each inode that was deleted within the last minutes before
+    // it takes a new one: who was measured later would be slower.
+    let disk = Disk::new(ROOM_GIB)?;
+    let place = tempfile::Builder::new().prefix("berth-bench-").tempdir_in(disk.path());
+    let place = place.context("make a directory")?;
     let layouts = layouts(&programs, place.path(), &chosen)?;
     let registry = Registry::serve(layouts.clone())?;
     let client = Client {
@@ -168,7 +177,7 @@ pub fn run(flags: &Flags) -> Result<()> {
         registry: registry.host().to_owned(),
     };
     let mut header = machine::describe(&found, if flags.dev { "dev" } else { "release" });
-    let run = Run { flags, chosen, client, bed, layouts };
+    let run = Run { flags, chosen, client, bed, layouts, room: disk.path() };
     run.all(&mut figures);
     header["load_after"] = machine::load().into();
     tell(flags, &figures, &header)
@@ -253,9 +262,9 @@ impl Run<'_> {
             "at-once" => pods::at_once(group, contenders, figures),
             "streams" => pods::streams(group, contenders, figures),
             "memory" => pods::chatty(group, contenders, figures),
-            "run" => command::measure(group, contenders, self.bed.peers, figures),
+            "run" => command::measure(group, contenders, self.bed.peers, &self.room, figures),
             "oci" => {
-                let place = oci::Place::new(self.bed.programs)?;
+                let place = oci::Place::new(self.bed.programs, &self.room)?;
                 oci::measure(&place, self.bed.peers, flags.rounds, group.until, figures)
             }
             "logs" => {
@@ -300,7 +309,7 @@ impl Run<'_> {
         }
         let mut contenders = Vec::new();
         for one in who {
-            let started = Contender::start(one, &self.bed, None).and_then(|contender| {
+            let started = Contender::start(one, &self.bed, &self.room).and_then(|contender| {
                 let words = ["pull".to_owned(), self.client.image.clone()];
                 let pulled = self.client.sample(&contender, &words);
                 if pulled.is_err() {

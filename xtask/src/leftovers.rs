@@ -27,6 +27,9 @@ use crate::process;
 const PATIENCE: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// In the private directory: where the runtime's state is, on a [`crate::tmpfs::Tmpfs`] of this run's, which is none of what is left.
+pub const STATE: &str = "state";
+
 /// The names that a private berthd was given.
 #[derive(Debug)]
 pub struct Names {
@@ -54,7 +57,8 @@ pub fn remove(names: &Names) -> Vec<String> {
     if !wait_until(|| processes(names, &parents).is_empty()) {
         told.push("some of these processes can't be killed".into());
     }
-    for mount in mounts_below(&names.directory) {
+    let state = names.directory.join(STATE);
+    for mount in mounts_below(&names.directory).into_iter().filter(|mount| *mount != state) {
         told.push(format!("{} was still mounted", mount.display()));
         if let Err(error) = rustix::mount::unmount(&mount, UnmountFlags::DETACH) {
             told.push(format!("unmount {}: {error}", mount.display()));

@@ -32,6 +32,7 @@ mod process;
 mod soak;
 mod subnet;
 mod test;
+mod tmpfs;
 
 use std::process::ExitCode;
 

@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
@@ -17,8 +17,10 @@ use crate::{
     bench::{clock::Deadline, contender::OURS, figures::Figures},
     cargo::Programs,
     interrupt,
+    leftovers::STATE,
     peers::{self, legacy},
     process,
+    tmpfs::Tmpfs,
 };
 
 /// Not measured: files come into memory.
@@ -38,6 +40,7 @@ struct Runtime {
 /// Where our programs, the bundle and all states are.
 #[derive(Debug)]
 pub struct Place {
+    state: Tmpfs,
     directory: TempDir,
 }
 
@@ -97,9 +100,10 @@ impl Runtime {
 }
 
 impl Place {
-    pub fn new(programs: &Programs) -> Result<Self> {
-        let directory =
-            tempfile::Builder::new().prefix("berth-bench-oci-").tempdir().context("make a directory")?;
+    pub fn new(programs: &Programs, under: &Path) -> Result<Self> {
+        let directory = tempfile::Builder::new().prefix("berth-bench-oci-").tempdir_in(under);
+        let directory = directory.context("make a directory")?;
+        let state = Tmpfs::mount(directory.path().join(STATE))?;
         for below in ["bin", "rootfs/bin", "rootfs/proc", "rootfs/dev"] {
             fs::create_dir_all(directory.path().join(below)).context("make a bundle")?;
         }
@@ -109,7 +113,7 @@ impl Place {
             let from = programs.path(name)?;
             fs::copy(from, directory.path().join(to)).with_context(|| format!("copy {}", from.display()))?;
         }
-        Ok(Self { directory })
+        Ok(Self { state, directory })
     }
 
     /// Brings one container through its life.
@@ -145,7 +149,7 @@ impl Place {
 
     fn command(&self, runtime: &Runtime, words: &[&str]) -> Command {
         let mut command = legacy::command(runtime.legacy.as_ref(), &runtime.program);
-        command.arg("--root").arg(self.directory.path().join(&runtime.name)).args(words);
+        command.arg("--root").arg(self.state.path().join(&runtime.name)).args(words);
         command.current_dir(self.directory.path()).stdin(Stdio::null());
         command
     }

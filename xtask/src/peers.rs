@@ -30,8 +30,9 @@ pub use programs::{Missing, Programs};
 
 use crate::{
     cni, interrupt,
-    leftovers::{self, Names},
+    leftovers::{self, Names, STATE},
     meter, process, subnet,
+    tmpfs::Tmpfs,
 };
 
 /// In this run's registry: what holds a pod's namespaces where a runtime needs a process for that.
@@ -56,8 +57,8 @@ pub struct Wish<'a> {
     pub plugins: &'a Path,
     /// HOST:PORT of this run's registry.
     pub registry: &'a str,
-    /// Where its directory is made; else where temporary ones are.
-    pub under: Option<&'a Path>,
+    /// Where its directory is made.
+    pub under: &'a Path,
 }
 
 /// How a daemon is started.
@@ -77,6 +78,7 @@ pub struct Peer {
     start: Start,
     legacy: Option<legacy::Namespace>,
     daemon: Option<Child>,
+    _state: Tmpfs,
     _directory: TempDir,
 }
 
@@ -113,12 +115,7 @@ impl Peer {
     /// # Errors
     /// A program is missing; what its log says.
     pub fn start(kind: &Kind, wish: &Wish) -> Result<Self> {
-        let mut directory = tempfile::Builder::new();
-        directory.prefix("berth-peer-");
-        let directory = match wish.under {
-            Some(under) => directory.tempdir_in(under),
-            None => directory.tempdir(),
-        };
+        let directory = tempfile::Builder::new().prefix("berth-peer-").tempdir_in(wish.under);
         let directory = directory.context("make a temporary directory")?;
         let place = directory.path().canonicalize().context("find the temporary directory")?;
         fs::create_dir(place.join("bin")).context("make a directory")?;
@@ -135,13 +132,15 @@ impl Peer {
             cgroup_parent: format!("/berth-peer-{pid:x}-{number:x}"),
         };
         cni::write(&names, &subnet::free()?)?;
+        // Before what has a view of the mounts of its own.
+        let state = Tmpfs::mount(place.join(STATE))?;
         let start = match kind {
             Kind::Containerd(runtime) => containerd::write(&place, runtime, wish)?,
             Kind::Crio(runtime) => crio::write(&place, runtime, wish)?,
         };
         let legacy = legacy::Namespace::for_runtime(kind.runtime(), &place)?;
         // From here on Drop cleans up.
-        let mut peer = Self { names, start, legacy, daemon: None, _directory: directory };
+        let mut peer = Self { names, start, legacy, daemon: None, _state: state, _directory: directory };
         peer.launch()?;
         peer.wait_ready()?;
         Ok(peer)

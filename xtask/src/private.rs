@@ -23,8 +23,9 @@ use tempfile::TempDir;
 use crate::{
     cargo::Programs,
     cni, interrupt,
-    leftovers::{self, Names},
+    leftovers::{self, Names, STATE},
     meter, subnet,
+    tmpfs::Tmpfs,
 };
 
 const STARTS_WITHIN: Duration = Duration::from_secs(30);
@@ -52,7 +53,8 @@ pub struct Private {
     daemon: Option<Child>,
     ready: Option<UnixDatagram>,
     down: bool,
-    // Last: goes after everything in it has been let go.
+    // Last: they go after everything in them has been let go.
+    _state: Tmpfs,
     _directory: TempDir,
 }
 
@@ -75,8 +77,10 @@ impl Private {
             table: format!("berth_{}_{pid:x}_{number:x}", wish.purpose.replace('-', "_")),
             cgroup_parent: format!("/berth-{}-{pid:x}-{number:x}", wish.purpose),
         };
+        let state = Tmpfs::mount(names.directory.join(STATE))?;
         // From here on Drop cleans up.
-        let mut private = Self { names, daemon: None, ready: None, down: false, _directory: directory };
+        let mut private =
+            Self { names, daemon: None, ready: None, down: false, _state: state, _directory: directory };
         private.write(programs, wish.plugins)?;
         private.launch()?;
         private.wait_ready()?;
@@ -138,7 +142,7 @@ impl Private {
     fn configuration(&self, plugins: Option<&Path>) -> Result<String> {
         let Names { bridge, table, cgroup_parent, .. } = &self.names;
         let quoted = |path: &Path| serde_json::to_string(path).context("quote a path");
-        let (root, state) = (quoted(&self.path("root"))?, quoted(&self.path("state"))?);
+        let (root, state) = (quoted(&self.path("root"))?, quoted(&self.path(STATE))?);
         // What the machine is configured for is not tried here.
         let (subnet, subnet6) = (subnet::free()?, subnet::free6()?);
         let network = match plugins {

@@ -1,7 +1,7 @@
 //! `berth run --rm` of `true` beside `podman run --rm`, each with what OCI runtimes it works with; no network.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Instant,
 };
@@ -29,6 +29,7 @@ pub fn measure(
     group: &Group,
     contenders: &[Contender],
     programs: &Programs,
+    under: &Path,
     figures: &mut Figures,
 ) -> Result<()> {
     let mut runners = Vec::new();
@@ -53,7 +54,7 @@ pub fn measure(
             }),
         });
     }
-    let podman = podman(group, programs, figures)?;
+    let podman = podman(group, programs, under, figures)?;
     runners.extend(podman.iter().flat_map(|podman| beside(podman, &group.client.image, programs)));
     let mut took: Vec<Vec<f64>> = vec![Vec::new(); runners.len()];
     let mut failed = vec![false; runners.len()];
@@ -84,8 +85,8 @@ pub fn measure(
 }
 
 /// podman with the image; none, and it is told, where there is none.
-fn podman(group: &Group, programs: &Programs, figures: &mut Figures) -> Result<Option<Podman>> {
-    let Some(podman) = Podman::find(programs, None)? else {
+fn podman(group: &Group, programs: &Programs, under: &Path, figures: &mut Figures) -> Result<Option<Podman>> {
+    let Some(podman) = Podman::find(programs, under)? else {
         figures.miss("no podman: `run --rm` has nobody beside it".to_owned());
         return Ok(None);
     };

@@ -78,15 +78,16 @@ pub fn of_each_daemon<T>(all: &[T], name: impl Fn(&T) -> String) -> Vec<&T> {
 }
 
 impl Contender {
-    /// Starts one below a directory, else where temporary ones are.
-    pub fn start(who: &Who, bed: &Bed, under: Option<&Path>) -> Result<Self> {
+    /// Starts one below a directory.
+    pub fn start(who: &Who, bed: &Bed, under: &Path) -> Result<Self> {
         let plugins = || bed.plugins.context("there are no CNI plugins");
         let daemon = match who {
-            Who::Berth => {
-                Daemon::Berth(Private::start(bed.programs, &Wish { purpose: "bench", plugins: None, under })?)
-            }
+            Who::Berth => Daemon::Berth(Private::start(
+                bed.programs,
+                &Wish { purpose: "bench", plugins: None, under: Some(under) },
+            )?),
             Who::BerthOnCni => {
-                let wish = Wish { purpose: "bench-cni", plugins: Some(plugins()?), under };
+                let wish = Wish { purpose: "bench-cni", plugins: Some(plugins()?), under: Some(under) };
                 Daemon::Berth(Private::start(bed.programs, &wish)?)
             }
             Who::Peer(kind) => {

@@ -26,7 +26,7 @@ pub fn podman(bed: &Bed, sets: [(&str, &[&str]); 3], figures: &mut Figures) -> R
     let [large, small, zstd] = sets;
     for sets in [&[large, small][..], &[zstd]] {
         let disk = Disk::new(5)?;
-        let Some(podman) = Podman::find(bed.peers, Some(&disk.path()))? else {
+        let Some(podman) = Podman::find(bed.peers, &disk.path())? else {
             figures.miss("no podman: not beside the pulls".to_owned());
             return Ok(());
         };
@@ -94,7 +94,7 @@ pub fn archive(layout: &Path) -> Result<PathBuf> {
 pub fn load(bed: &Bed, archive: &Path, figures: &mut Figures) -> Result<()> {
     {
         let disk = Disk::new(5)?;
-        let berth = Contender::start(&Who::Berth, bed, Some(&disk.path()))?;
+        let berth = Contender::start(&Who::Berth, bed, &disk.path())?;
         let mut command = Command::new(berth.path("bin/berth"));
         command.args(["--address", &berth.address(), "load", "-i"]).arg(archive);
         rustix::fs::sync();
@@ -106,7 +106,7 @@ pub fn load(bed: &Bed, archive: &Path, figures: &mut Figures) -> Result<()> {
         figures.add(&format!("{LOAD}: CPU"), &berth.name, "s", (berth.cpu_ms() - cpu) / 1000.0 + own);
     }
     let disk = Disk::new(5)?;
-    let Some(podman) = Podman::find(bed.peers, Some(&disk.path()))? else { return Ok(()) };
+    let Some(podman) = Podman::find(bed.peers, &disk.path())? else { return Ok(()) };
     rustix::fs::sync();
     let (cpu, began) = (children_cpu()?, Instant::now());
     process::output(podman.command(None).args(["load", "-q", "-i"]).arg(archive))?;

@@ -10,9 +10,10 @@ use anyhow::{Context, Result};
 use tempfile::TempDir;
 
 use crate::{
-    leftovers::{self, Names},
+    leftovers::{self, Names, STATE},
     peers::{Programs, legacy},
     process,
+    tmpfs::Tmpfs,
 };
 
 /// As many as want it share the store.
@@ -24,6 +25,7 @@ struct Store {
     program: PathBuf,
     /// One view of the mounts in it for all.
     legacy: Option<legacy::Namespace>,
+    state: Tmpfs,
     directory: TempDir,
 }
 
@@ -31,14 +33,16 @@ impl Podman {
     /// The words of a pull from a registry on loopback.
     pub const PULL: [&str; 3] = ["pull", "-q", "--tls-verify=false"];
 
-    /// None where there is no podman. Its store is below a directory, else where temporary ones are.
-    pub fn find(programs: &Programs, under: Option<&Path>) -> Result<Option<Self>> {
+    /// None where there is no podman. Its store is below a directory.
+    pub fn find(programs: &Programs, under: &Path) -> Result<Option<Self>> {
         let Some(program) = programs.find("podman") else { return Ok(None) };
-        let place = under.map_or_else(std::env::temp_dir, Path::to_path_buf);
-        let directory = tempfile::Builder::new().prefix("berth-podman-").tempdir_in(place);
+        // podman takes 50 characters of a runroot at most.
+        let directory = tempfile::Builder::new().prefix("podman-").tempdir_in(under);
         let directory = directory.context("make a directory")?;
+        // Before what has a view of the mounts of its own.
+        let state = Tmpfs::mount(directory.path().join(STATE))?;
         let legacy = legacy::Namespace::for_runtime("crun", directory.path())?;
-        Ok(Some(Self(Rc::new(Store { program, legacy, directory }))))
+        Ok(Some(Self(Rc::new(Store { program, legacy, state, directory }))))
     }
 
     pub fn command(&self, runtime: Option<&Path>) -> Command {
@@ -49,8 +53,9 @@ impl Podman {
 impl Store {
     fn command(&self, runtime: Option<&Path>) -> Command {
         let mut command = legacy::command(self.legacy.as_ref(), &self.program);
-        for (flag, name) in [("--root", "root"), ("--runroot", "run"), ("--tmpdir", "tmp")] {
-            command.arg(flag).arg(self.directory.path().join(name));
+        command.arg("--root").arg(self.directory.path().join("root"));
+        for (flag, name) in [("--runroot", "run"), ("--tmpdir", "tmp")] {
+            command.arg(flag).arg(self.state.path().join(name));
         }
         command.args([
             "--cgroup-manager",

@@ -140,7 +140,7 @@ fn usual(group: &Group, bed: &Bed, who: &Who, figures: &mut Figures) -> Result<(
     let name = who.name();
     {
         let disk = Disk::new(5)?;
-        let contender = Contender::start(who, bed, Some(&disk.path()))?;
+        let contender = Contender::start(who, bed, &disk.path())?;
         pull(group, bed, (&contender, &disk), "pull", &[LARGE.0], figures)?;
         let again = group.client.sample(&contender, &words(bed, &[LARGE.0]))?;
         figures.add("pull: again", &name, "ms", again);
@@ -149,7 +149,7 @@ fn usual(group: &Group, bed: &Bed, who: &Who, figures: &mut Figures) -> Result<(
     }
     interrupt::check()?;
     let disk = Disk::new(5)?;
-    let contender = Contender::start(who, bed, Some(&disk.path()))?;
+    let contender = Contender::start(who, bed, &disk.path())?;
     pull(group, bed, (&contender, &disk), "pull zstd", &[ZSTD.0], figures)
 }
 
@@ -166,7 +166,7 @@ fn beside_daemons(bed: &Bed, layouts: &BTreeMap<String, PathBuf>, figures: &mut 
 
 fn huge(group: &Group, bed: &Bed, who: &Who, figures: &mut Figures) -> Result<()> {
     let disk = Disk::new(12)?;
-    let contender = Contender::start(who, bed, Some(&disk.path()))?;
+    let contender = Contender::start(who, bed, &disk.path())?;
     pull(group, bed, (&contender, &disk), "huge layer", &[HUGE.0], figures)
 }
 

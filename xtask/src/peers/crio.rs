@@ -35,9 +35,10 @@ fn configuration(place: &Path, runtime: &str, wish: &Wish) -> String {
     let (binary, conmon, pinns) = (path(&format!("bin/{runtime}")), path("bin/conmon"), path("bin/pinns"));
     let (plugins, conf_dir) = (wish.plugins.display().to_string(), path(cni::CONF_DIR));
     let pause = format!("{}/{PAUSE}", wish.registry);
-    let (logs, exits, attach, namespaces) = (path("logs"), path("exits"), path("attach"), path("ns"));
-    let (version, clean, policy) = (path("version"), path("clean"), path("policy.json"));
-    let (version_persist, runtime_root) = (path("version-persist"), path("oci"));
+    let (logs, exits, attach, namespaces) =
+        (path("logs"), path("state/exits"), path("state/attach"), path("state/ns"));
+    let (version, clean, policy) = (path("state/version"), path("clean"), path("policy.json"));
+    let (version_persist, runtime_root) = (path("version-persist"), path("state/oci"));
     format!(
         r#"[crio]
 root = {root:?}
