@@ -86,7 +86,8 @@ pub struct Pod {
     pub record: PodRecord,
     pub config: Arc<cri::PodSandboxConfig>,
     pub ips: Vec<IpAddr>,
-    pub containers: BTreeMap<ContainerId, Container>,
+    /// Each apart: the map has room for eleven as soon as there is one.
+    pub containers: BTreeMap<ContainerId, Box<Container>>,
     pub me: mpsc::Sender<Command>,
     pub doing: Doing,
 }
@@ -241,7 +242,7 @@ impl Pod {
                 hear(shim.clone(), container.id.clone(), container.run, self.me.clone());
             }
         }
-        self.containers.insert(container.id.clone(), container);
+        self.containers.insert(container.id.clone(), Box::new(container));
     }
 
     pub async fn start(&mut self, id: &ContainerId) -> Result<()> {

@@ -130,14 +130,14 @@ impl Pod {
     }
 
     fn may_go_on(&self, there: &Container) -> bool {
-        let newer = |other: &&Container| {
+        let newer = |other: &Container| {
             name_of(&other.config) == name_of(&there.config)
                 && attempt_of(&other.config) > attempt_of(&there.config)
         };
         self.record.by() == Client::Cri
             && self.record.phase() == Phase::Made
             && !there.settled
-            && !self.containers.values().any(|other| newer(&other))
+            && !self.containers.values().map(AsRef::as_ref).any(newer)
     }
 
     async fn forget_old(&mut self, name: &str) {
@@ -149,6 +149,7 @@ impl Pod {
         let mut old: Vec<_> = self
             .containers
             .values()
+            .map(AsRef::as_ref)
             .filter(ended)
             .map(|there| (attempt_of(&there.config), there.id.clone()))
             .collect();

@@ -115,9 +115,11 @@ pub async fn launch(
         });
         timelines.timed(name.as_str(), "prepare", prepared).await?
     };
-    record.spec = serde_json::to_vec(&spec)
-        .map_err(|error| Error::new(Kind::Internal, "write", "OCI spec").because(error))?
-        .into();
+    let mut text = serde_json::to_vec(&spec)
+        .map_err(|error| Error::new(Kind::Internal, "write", "OCI spec").because(error))?;
+    // Kept as long as the container: without the room that it grew into.
+    text.shrink_to_fit();
+    record.spec = text.into();
     let document = oci::Document::of(spec)?;
     let mounts = record.config.as_ref().map(|config| config.mounts.as_slice()).unwrap_or_default();
     let launched = rooms.timelines.timed(id.as_str(), "launch", rooms.launcher.container(&plan)).await;

@@ -74,7 +74,8 @@ impl Pod {
     /// When the last container of a name was made, unix nanoseconds.
     fn newest(&self, name: &str) -> i64 {
         let of_name = |there: &&Container| there.config.metadata.as_ref().is_some_and(|own| own.name == name);
-        let times = self.containers.values().filter(of_name).map(|there| there.record.created_at);
+        let all = self.containers.values().map(AsRef::as_ref);
+        let times = all.filter(of_name).map(|there| there.record.created_at);
         times.max().unwrap_or_default()
     }
 
