@@ -170,7 +170,9 @@ impl Streams {
             read = self.read(source);
             reads -= 1;
         }
-        if !self.bulk.is_empty() && read != Read::Full {
+        // Who is attached waits for each byte.
+        let alone = self.output(source).0.sinks.is_empty();
+        if alone && !self.bulk.is_empty() && read != Read::Full {
             self.paused_until = Some(clock::monotonic() + PAUSE);
         }
         let (output, log) = self.output(source);
