@@ -25,6 +25,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use tracing_subscriber::{EnvFilter, Registry, layer::SubscriberExt, reload, util::SubscriberInitExt};
 
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// A container runtime for Kubernetes nodes.
 #[derive(Debug, Parser)]
 #[command(name = "berthd", version = api::VERSION, args_conflicts_with_subcommands = true)]
