@@ -1,6 +1,6 @@
-//! What a launch asks of the kernel, counted: a guard of the launch path that no load of the machine disturbs. (callgrind
-//! would count instructions, but knows no clone3(2).) When a number here is exceeded something has been added for every
-//! pod or container; when one is far below, it has been made less, and is to be lowered.
+//! What a launch asks of the kernel and what it does outside it, counted: guards of the launch path that no load of the
+//! machine disturbs. When a number here is exceeded something has been added for every pod or container; when one is far
+//! below, it has been made less, and is to be lowered.
 
 use std::{
     collections::HashSet,
@@ -10,7 +10,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use berth_tests::{Daemon, asked, required};
+use berth_tests::{Daemon, asked, program, required, skip};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -21,6 +21,14 @@ use nix::{
 const OF_A_POD: usize = 260;
 const OF_A_CONTAINER: usize = 960;
 const OF_A_HIERARCHY: usize = 20;
+
+/// Instructions of the same, of a shim as it is shipped.
+const STEPS_OF_A_POD: usize = 110_000;
+const STEPS_OF_A_CONTAINER: usize = 350_000;
+const STEPS_OF_A_HIERARCHY: usize = 18_000;
+
+/// What a shim as it is shipped is smaller than, in bytes.
+const SHIPPED: u64 = 4 << 20;
 
 /// Traces the daemon and all that it starts while `act` is at work, and counts what others than its own threads asked for.
 fn counted(daemon: &Daemon, name: &str, act: impl FnOnce()) -> usize {
@@ -42,6 +50,34 @@ fn counted(daemon: &Daemon, name: &str, act: impl FnOnce()) -> usize {
     told.by_ref().count();
     strace.wait().unwrap();
     of_others(&trace, &threads)
+}
+
+/// Steps through all that the daemon starts while `act` is at work.
+fn stepped(daemon: &Daemon, act: impl FnOnce()) -> usize {
+    let mut counter = Command::new(program("instructions"))
+        .arg(daemon.pid().to_string())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut told = BufReader::new(counter.stdout.take().unwrap()).lines();
+    assert_eq!(told.next().unwrap().unwrap(), "ready");
+    act();
+    drop(counter.stdin.take());
+    let count = told.next().unwrap().unwrap().parse().unwrap();
+    assert!(counter.wait().unwrap().success());
+    count
+}
+
+fn hierarchies() -> usize {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    mounts.lines().filter(|line| line.split(' ').nth(2) == Some("cgroup")).count()
+}
+
+/// Steps of an emulated processor, or of one that is a program itself, take a hundred times as long.
+fn steps_take_long() -> bool {
+    let processors = fs::read_to_string("/proc/cpuinfo").unwrap();
+    ["QEMU", "User Mode Linux"].iter().any(|emulated| processors.contains(emulated))
 }
 
 fn threads_of(pid: Pid) -> HashSet<String> {
@@ -83,12 +119,40 @@ fn a_launch_asks_no_more_of_the_kernel_than_it_did() {
     let of_container = counted(&daemon, "container", || {
         daemon.launch(&pod, &asked("counted", &["sleep", "inf"])).unwrap();
     });
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-    let hierarchies = mounts.lines().filter(|line| line.split(' ').nth(2) == Some("cgroup")).count();
+    let hierarchies = hierarchies();
     let allowed = OF_A_CONTAINER + hierarchies * OF_A_HIERARCHY;
     eprintln!("a pod {of_pod}, a container {of_container} beside {hierarchies} hierarchies");
     assert!(of_pod <= OF_A_POD, "a pod: {of_pod} system calls, {OF_A_POD} were enough");
     assert!(of_container <= allowed, "a container: {of_container} system calls, {allowed} were enough");
     // One that counts nothing guards nothing.
     assert!(of_pod > OF_A_POD / 2 && of_container > allowed / 2, "{of_pod}, {of_container}");
+}
+
+#[test]
+fn a_launch_takes_no_more_instructions_than_it_did() {
+    let name = "a_launch_takes_no_more_instructions_than_it_did";
+    // One for debugging is several MB larger, and takes ten times the steps.
+    if fs::metadata(program("berth-shim")).unwrap().len() > SHIPPED {
+        skip(name, "the shim is not the one that is shipped: cargo xtask test builds that");
+        return;
+    }
+    if steps_take_long() {
+        skip(name, "the processor is emulated");
+        return;
+    }
+    let daemon = Daemon::with_fixture();
+    let warm = daemon.plain_pod("warm");
+    daemon.launch(&warm, &asked("warm", &["sleep", "inf"])).unwrap();
+    let mut pod = None;
+    let of_pod = stepped(&daemon, || pod = Some(daemon.plain_pod("counted")));
+    let pod = pod.unwrap();
+    let of_container = stepped(&daemon, || {
+        daemon.launch(&pod, &asked("counted", &["sleep", "inf"])).unwrap();
+    });
+    let hierarchies = hierarchies();
+    let allowed = STEPS_OF_A_CONTAINER + hierarchies * STEPS_OF_A_HIERARCHY;
+    eprintln!("a pod {of_pod}, a container {of_container} instructions beside {hierarchies} hierarchies");
+    assert!(of_pod <= STEPS_OF_A_POD, "a pod: {of_pod} instructions, {STEPS_OF_A_POD} were enough");
+    assert!(of_container <= allowed, "a container: {of_container} instructions, {allowed} were enough");
+    assert!(of_pod > STEPS_OF_A_POD / 2 && of_container > allowed / 2, "{of_pod}, {of_container}");
 }
