@@ -164,15 +164,16 @@ impl Streams {
     /// Reads an output, as long as it has much to give: to the log and to those attached.
     pub fn pump(&mut self, source: Source) -> Read {
         let mut reads = if self.bulk.is_empty() { READS } else { BULK_READS };
+        let bulk_before = self.bulk_at;
         let mut read = self.read(source);
         while read == Read::Full && reads > 1 && self.may_read(source) {
             self.expect(Flow::Bulk);
             read = self.read(source);
             reads -= 1;
         }
-        // Who is attached waits for each byte.
-        let alone = self.output(source).0.sinks.is_empty();
-        if alone && !self.bulk.is_empty() && read != Read::Full {
+        // Who is attached waits for each byte that does not come among many.
+        let waited_for = self.bulk_at == bulk_before && !self.output(source).0.sinks.is_empty();
+        if !waited_for && !self.bulk.is_empty() && read != Read::Full {
             self.paused_until = Some(clock::monotonic() + PAUSE);
         }
         let (output, log) = self.output(source);
