@@ -115,7 +115,8 @@ impl Peer {
     /// # Errors
     /// A program is missing; what its log says.
     pub fn start(kind: &Kind, wish: &Wish) -> Result<Self> {
-        let directory = tempfile::Builder::new().prefix("berth-peer-").tempdir_in(wish.under);
+        // A short one: CRI-O puts sockets below it whose paths hold an id, and a path has 107 bytes.
+        let directory = tempfile::Builder::new().prefix("p-").tempdir_in(wish.under);
         let directory = directory.context("make a temporary directory")?;
         let place = directory.path().canonicalize().context("find the temporary directory")?;
         fs::create_dir(place.join("bin")).context("make a directory")?;

@@ -21,7 +21,7 @@ impl Disk {
     /// Makes one of so many GiB; its file has holes where nothing was written yet.
     pub fn new(gib: u64) -> Result<Self> {
         let directory =
-            tempfile::Builder::new().prefix("berth-disk-").tempdir().context("make a temporary directory")?;
+            tempfile::Builder::new().prefix("bd-").tempdir().context("make a temporary directory")?;
         let file = directory.path().join("image");
         let made = fs::File::create(&file).and_then(|file| file.set_len(gib << 30));
         made.with_context(|| format!("make {}", file.display()))?;

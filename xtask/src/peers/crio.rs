@@ -36,7 +36,7 @@ fn configuration(place: &Path, runtime: &str, wish: &Wish) -> String {
     let (plugins, conf_dir) = (wish.plugins.display().to_string(), path(cni::CONF_DIR));
     let pause = format!("{}/{PAUSE}", wish.registry);
     let (logs, exits, attach, namespaces) =
-        (path("logs"), path("state/exits"), path("state/attach"), path("state/ns"));
+        (path("logs"), path("state/exits"), path("attach"), path("state/ns"));
     let (version, clean, policy) = (path("state/version"), path("clean"), path("policy.json"));
     let (version_persist, runtime_root) = (path("version-persist"), path("state/oci"));
     format!(
