@@ -102,7 +102,7 @@ fn run(verb: &str, arguments: &[&str], rest: &[&str]) -> Result<Programs> {
 
 /// The daemon and its tool in the dev profile, what runs in containers, and the shim as it is shipped.
 ///
-/// Not the release profile: its thin LTO takes minutes on a small machine, and what is waited for in a pod's
+/// Not the release profile: its LTO takes minutes on a small machine, and what is waited for in a pod's
 /// start is the kernel and the shim, not the daemon's code.
 pub fn programs() -> Result<Programs> {
     // The workspace and not its packages one by one: each set of packages has features, and so builds, of its own.
