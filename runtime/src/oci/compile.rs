@@ -1,15 +1,11 @@
 //! A spec compiled into the plan that a shim walks: names become numbers, paths bytes, profiles programs.
 
-use std::{
-    collections::VecDeque,
-    os::unix::ffi::OsStrExt,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{os::unix::ffi::OsStrExt, sync::Arc};
 
 use berth_launch::v1 as launch;
 use oci_spec::runtime::{LinuxNamespaceType, LinuxSeccomp, Spec};
 
-use super::{Request, capabilities, devices, mounts, seccomp, spec, user};
+use super::{Request, capabilities, devices, kept::Kept, mounts, seccomp, spec, user};
 use crate::{Error, Kind, Result, error::Cause};
 
 /// Compiles a spec into the plan that a shim walks.
@@ -137,22 +133,9 @@ pub fn filter(document: &Spec) -> Result<Arc<Vec<u8>>> {
     }
 }
 
-/// Profiles that were compiled last, the newest at the end: most containers have the same few.
-static COMPILED: Mutex<VecDeque<(LinuxSeccomp, Arc<Vec<u8>>)>> = Mutex::new(VecDeque::new());
-const COMPILED_KEPT: usize = 8;
-
 fn compiled(profile: &LinuxSeccomp) -> Result<Arc<Vec<u8>>> {
-    let kept = || COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((_, filter)) = kept().iter().find(|(known, _)| known == profile) {
-        return Ok(Arc::clone(filter));
-    }
-    let filter = Arc::new(seccomp::compile(profile)?);
-    let mut kept = kept();
-    kept.push_back((profile.clone(), Arc::clone(&filter)));
-    if kept.len() > COMPILED_KEPT {
-        kept.pop_front();
-    }
-    Ok(filter)
+    static COMPILED: Kept<LinuxSeccomp, Arc<Vec<u8>>> = Kept::new();
+    COMPILED.or_make(profile, |profile| seccomp::compile(profile).map(Arc::new))
 }
 
 pub fn namespace(namespace: &oci_spec::runtime::LinuxNamespace) -> Option<launch::Namespace> {

@@ -19,6 +19,7 @@ mod explain;
 #[cfg(test)]
 mod golden;
 mod health;
+mod kept;
 mod labels;
 mod mounts;
 mod outside;

@@ -9,16 +9,12 @@
 //! ```
 //! The kernel caches which numbers are always allowed (5.11), so the walk is paid only by those that aren't.
 
-use std::{
-    collections::VecDeque,
-    sync::{Mutex, PoisonError},
-};
-
 use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompOperator};
 use serde_json::{Value, json};
 
 use super::{
     capabilities,
+    kept::Kept,
     syscalls::{self, Number},
 };
 use crate::{Error, Kind, Result};
@@ -39,22 +35,9 @@ const FAMILIES: [(u64, u64); 7] = [
 /// The profile of `RuntimeDefault` for a container with these capabilities: what peers' default allows, and what a
 /// capability that it has is good for.
 pub fn default_profile(capabilities: u64) -> Result<LinuxSeccomp> {
-    let made = || MADE.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((_, profile)) = made().iter().find(|(of, _)| *of == capabilities) {
-        return Ok(profile.clone());
-    }
-    let profile = made_for(capabilities)?;
-    let mut made = made();
-    made.push_back((capabilities, profile.clone()));
-    if made.len() > MADE_KEPT {
-        made.pop_front();
-    }
-    Ok(profile)
+    static MADE: Kept<u64, LinuxSeccomp> = Kept::new();
+    MADE.or_make(&capabilities, |capabilities| made_for(*capabilities))
 }
-
-/// Default profiles that were made last, by the capabilities that they are for: most containers have the same few.
-static MADE: Mutex<VecDeque<(u64, LinuxSeccomp)>> = Mutex::new(VecDeque::new());
-const MADE_KEPT: usize = 8;
 
 fn made_for(capabilities: u64) -> Result<LinuxSeccomp> {
     let has = |name: &str| capabilities::bit(name).is_ok_and(|bit| capabilities & bit != 0);

@@ -81,7 +81,7 @@ fn a_torrent_outlives_its_shims() {
         return;
     }
     const LINES: usize = 1_500_000;
-    let daemon = Daemon::with_fixture();
+    let mut daemon = Daemon::with_fixture();
     let pod = daemon.plain_pod("torrent");
     // From a file, so that it writes faster than a shim can take it away.
     let numbered = daemon.dir().join("numbered");
@@ -89,22 +89,26 @@ fn a_torrent_outlives_its_shims() {
     let torrent = from(&numbered);
     let id = daemon.launch(&pod, &torrent).unwrap();
     let path = daemon.log_path_of(&pod, &torrent);
-    let length = || fs::metadata(&path).map_or(0, |log| log.len());
-    let mut killed = 0;
-    while killed < 5 {
-        // In the midst of it: it has written since the last one died. A machine that kept us from it may have let it end.
-        let before = length();
-        let more = || (length() > before + 200_000).then_some(true);
-        let over = || (daemon.status(&id).unwrap().finished_at != 0).then_some(false);
-        if !eventually("the log to grow", || more().or_else(over)) {
-            break;
-        }
-        kill_shim(&daemon, &id);
-        killed += 1;
-    }
+    let killed = in_the_midst(&mut daemon, &id, &path, |daemon| kill_shim(daemon, &id));
     assert!(killed > 0, "it had ended before its shim was killed");
     assert_eq!(daemon.exited(&id).exit_code, 0);
     is_whole(&daemon, &pod, &torrent, LINES);
+}
+
+/// Lets them die up to five times while the container writes; how often they did.
+fn in_the_midst(daemon: &mut Daemon, id: &str, log: &Path, mut die: impl FnMut(&mut Daemon)) -> u32 {
+    let length = || fs::metadata(log).map_or(0, |log| log.len());
+    for killed in 0..5 {
+        // It has written since the last one died. A machine that kept us from it may have let it end.
+        let before = length();
+        let more = || (length() > before + 200_000).then_some(true);
+        let over = || (daemon.status(id).unwrap().finished_at != 0).then_some(false);
+        if !eventually("the log to grow", || more().or_else(over)) {
+            return killed;
+        }
+        die(daemon);
+    }
+    5
 }
 
 /// Kills the shim that it has now, and waits for the next.
@@ -161,19 +165,10 @@ fn a_torrent_outlives_its_shims_and_their_berthd() {
     let torrent = from(&numbered);
     let id = daemon.launch(&pod, &torrent).unwrap();
     let path = daemon.log_path_of(&pod, &torrent);
-    let length = || fs::metadata(&path).map_or(0, |log| log.len());
-    let mut killed = 0;
-    while killed < 5 {
-        let before = length();
-        let more = || (length() > before + 200_000).then_some(true);
-        let over = || (daemon.status(&id).unwrap().finished_at != 0).then_some(false);
-        if !eventually("the log to grow", || more().or_else(over)) {
-            break;
-        }
-        die_together(&mut daemon, || kill(shim_in(&id).expect("it has a shim"), Signal::SIGKILL).unwrap());
+    let killed = in_the_midst(&mut daemon, &id, &path, |daemon| {
+        die_together(daemon, || kill(shim_in(&id).expect("it has a shim"), Signal::SIGKILL).unwrap());
         daemon.up();
-        killed += 1;
-    }
+    });
     assert!(killed > 0, "it had ended before its shim was killed");
     assert_eq!(daemon.exited(&id).exit_code, 0);
     is_whole(&daemon, &pod, &torrent, LINES);
