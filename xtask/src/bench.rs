@@ -1,7 +1,7 @@
 //! `bench`: Berth on a private berthd, and the peers that are found or built, measured in turns by one client.
 //!
 //! ```text
-//!   contender   who is measured          pods, launch, fleet, logs, pull, command, oci   groups of measures, with their times
+//!   contender   who is measured          pods, launch, trace, fleet, kubelet, logs, pull, command, oci   groups of measures, with their times
 //!   client      who asks over CRI        figures <- samples, failures            statistics, measures: what they come to
 //!   registry    where images are from    table, plot, docs, JSON                 how they are told
 //! ```
@@ -15,6 +15,7 @@ mod disk;
 mod docs;
 pub mod figures;
 mod fleet;
+mod kubelet;
 mod launch;
 mod logs;
 mod machine;
@@ -27,6 +28,7 @@ mod pull;
 mod registry;
 mod statistics;
 mod table;
+mod trace;
 
 use std::{
     collections::BTreeMap,
@@ -40,10 +42,10 @@ use berth_fixtures::{Layout, fixture_image};
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::{cargo, cni, debian, interrupt, oci, peers};
+use crate::{cargo, cni, debian, interrupt, kubernetes, oci, peers};
 use client::Client;
 use clock::{Deadline, share};
-use contender::{Bed, Contender, Who, of_each_daemon};
+use contender::{Bed, Contender, OURS, Who, of_each_daemon};
 use disk::Disk;
 use figures::Figures;
 use pull::What;
@@ -51,12 +53,12 @@ use registry::Registry;
 
 #[derive(Debug, Args)]
 pub struct Flags {
-    /// Only these groups: pods, at-once, streams, memory, run, oci, logs, fleet, pull; or huge, which is measured by name only
+    /// Only these groups: pods, at-once, streams, memory, run, oci, logs, fleet, kubelet, pull; or huge, which is measured by name only
     names: Vec<String>,
     /// Where peers' programs are, before what was built and PATH: containerd, runc, crun, crio with pinns and conmon, podman
     #[arg(long, value_name = "DIR")]
     peers: Option<PathBuf>,
-    /// Leave out what is missing of containerd, runc and CNI's plugins: without, Go builds it, once
+    /// Leave out what is missing of containerd, runc, CNI's plugins and a kubelet: without, Go builds it, once
     #[arg(long)]
     no_build: bool,
     /// Where CNI's bridge, host-local and loopback plugins are
@@ -72,7 +74,7 @@ pub struct Flags {
     #[arg(long, value_name = "N", default_value_t = 50)]
     rounds: usize,
     /// When no round begins any more, counted from the first one; each group has its part of it
-    #[arg(long, value_name = "N", default_value_t = 20)]
+    #[arg(long, value_name = "N", default_value_t = 25)]
     minutes: u64,
     /// How many pods Berth is filled with, step by step
     #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [10, 100, 110, 500, 1000])]
@@ -108,6 +110,7 @@ const GROUPS: &[Line] = &[
     ("oci", 30, &[]),
     ("logs", 180, &[]),
     ("fleet", 520, &["lists"]),
+    ("kubelet", 400, &["probes"]),
     ("pull", 300, &[]),
     (HUGE, 300, &[]),
 ];
@@ -255,6 +258,9 @@ impl Run<'_> {
         match name {
             "pods" => {
                 pods::in_turns(group, contenders, figures)?;
+                if let Some(ours) = contenders.iter().find(|one| one.name == OURS) {
+                    trace::measure(group, ours, figures)?;
+                }
                 // One that can't do that can't do the rest.
                 contenders.retain(|one| !figures.has_failed("pods one at a time", &one.name));
                 Ok(())
@@ -272,6 +278,13 @@ impl Run<'_> {
                 logs::measure(group, contenders, producer, flags.log_megabytes * 1_000_000, figures)
             }
             "fleet" => fleet::measure(group, contenders, &flags.pods, flags.peers_pods, figures),
+            "kubelet" => match kubelet_programs(flags.no_build)? {
+                Some(programs) => kubelet::measure(group, contenders, &programs, &self.room, figures),
+                None => {
+                    figures.miss("no kubelet: without probes by one".to_owned());
+                    Ok(())
+                }
+            },
             _ => {
                 // Their stores begin anew, and nobody else is to be on the machine.
                 contenders.clear();
@@ -323,6 +336,15 @@ impl Run<'_> {
             }
         }
         contenders
+    }
+}
+
+/// A kubelet's directory, and what asks it; none where there is none and none is to be built.
+fn kubelet_programs(no_build: bool) -> Result<Option<PathBuf>> {
+    const WANTED: &[&str] = &["kubelet", "kubectl"];
+    match no_build {
+        true => kubernetes::built(WANTED),
+        false => kubernetes::programs(WANTED).map(Some),
     }
 }
 

@@ -12,8 +12,8 @@ pub const RUNTIME: &[&str] = &["busybox-static", "nftables", "iproute2"];
 /// What the tests through the public doors need beside that: a registry, a tool that fills it, and who uses `berth oci`.
 pub const REGISTRY: &[&str] = &["docker-registry", "skopeo", "podman"];
 
-/// What is measured beside Berth, as far as Debian has it, and what makes file systems for that.
-pub const PEERS: &[&str] = &["podman", "runc", "crun", "e2fsprogs"];
+/// What is measured beside Berth, as far as Debian has it, what builds the rest, and what makes file systems for that.
+pub const PEERS: &[&str] = &["podman", "runc", "crun", "e2fsprogs", "libseccomp-dev", "pkgconf"];
 
 /// Installs those of the packages that are missing, after saying so.
 ///

@@ -2,7 +2,10 @@
 //!
 //! Programs in the foreground get ^C from the terminal as well: the step under way fails by itself.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, bail};
 use tokio::signal::unix::{SignalKind, signal};
@@ -35,4 +38,18 @@ pub fn check() -> Result<()> {
         bail!("interrupted");
     }
     Ok(())
+}
+
+/// Lets time pass; fails as soon as somebody has interrupted us.
+pub fn pause(time: Duration) -> Result<()> {
+    const STEP: Duration = Duration::from_millis(100);
+    let end = Instant::now() + time;
+    loop {
+        check()?;
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(());
+        }
+        std::thread::sleep(left.min(STEP));
+    }
 }

@@ -99,6 +99,15 @@ pub fn programs(wanted: &[&str]) -> Result<PathBuf> {
     Ok(bin)
 }
 
+/// Where these are, if all of them were built before.
+///
+/// # Errors
+/// There is no cache directory.
+pub fn built(wanted: &[&str]) -> Result<Option<PathBuf>> {
+    let bin = cache()?.join("kubernetes").join(VERSION).join("bin");
+    Ok(wanted.iter().all(|name| bin.join(name).is_file()).then_some(bin))
+}
+
 /// Where what is costly to make is kept between clones.
 pub fn cache() -> Result<PathBuf> {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);

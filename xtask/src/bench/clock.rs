@@ -34,6 +34,12 @@ impl Deadline {
     }
 }
 
+/// The time that the client's figures are told by as well.
+pub fn monotonic_nanos() -> f64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as f64 * 1e9 + now.tv_nsec as f64
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -100,8 +100,7 @@ fn podman(group: &Group, programs: &Programs, under: &Path, figures: &mut Figure
 
 /// It with each OCI runtime that works with it.
 fn beside(podman: &Podman, image: &str, programs: &Programs) -> Vec<Runner> {
-    // A runc that Go built alone has no libseccomp, without which podman's containers don't start.
-    let runc = programs.installed("runc").map(|program| ("runc", program));
+    let runc = programs.find("runc").map(|program| ("runc", program));
     let crun = programs.find("crun").map(|program| ("crun", program));
     let runner = |(name, program): (&str, PathBuf)| {
         let (podman, image) = (podman.clone(), image.to_owned());

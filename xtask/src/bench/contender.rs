@@ -162,7 +162,8 @@ impl Contender {
         }
     }
 
-    fn cgroup(&self) -> &str {
+    /// What all of it is counted by.
+    pub fn cgroup(&self) -> &str {
         match &self.daemon {
             Daemon::Berth(private) => private.cgroup(),
             Daemon::Peer(peer) => peer.cgroup(),

@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use super::{
     Group,
     client::words,
+    clock::monotonic_nanos,
     contender::{Contender, OURS},
     figures::Figures,
 };
@@ -145,9 +146,4 @@ fn probes(group: &Group, contender: &Contender, prefix: &str, figures: &mut Figu
     }
     figures.take(answers, prefix);
     Ok(())
-}
-
-fn monotonic_nanos() -> f64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    now.tv_sec as f64 * 1e9 + now.tv_nsec as f64
 }

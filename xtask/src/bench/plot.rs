@@ -2,16 +2,17 @@
 
 use super::{
     contender::{OURS, is_ours},
-    figures::Figures,
+    figures::{Figures, Series},
     launch::{STEP, STEPS},
     statistics::Summary,
     table::number,
+    trace::KERNEL,
 };
 
-const WIDTH: f64 = 720.0;
+const WIDTH: f64 = 780.0;
 const BAR: f64 = 22.0;
 const TOP: f64 = 34.0;
-const LEFT: f64 = 170.0;
+const LEFT: f64 = 230.0;
 const RIGHT: f64 = 110.0;
 const OUR_COLOUR: &str = "#1f6feb";
 
@@ -39,7 +40,15 @@ pub fn all(figures: &Figures) -> Vec<(String, String)> {
         let unit = row.first().map(|(series, _)| series.unit.as_str())?;
         Some((format!("{file}.svg"), svg(title, unit, &bars)))
     });
-    drawn.chain(budget(figures)).collect()
+    drawn.chain(budget(figures)).chain(kernel(figures)).collect()
+}
+
+/// What the kernel takes of it, by whom and what.
+fn kernel(figures: &Figures) -> Option<(String, String)> {
+    let of =
+        |series: &Series| Some((series.measure.strip_prefix(KERNEL)?.to_owned(), *series.samples.first()?));
+    let steps: Vec<(String, f64)> = figures.series.iter().filter_map(of).collect();
+    (!steps.is_empty()).then(|| ("kernel.svg".to_owned(), waterfall("What the kernel takes of it", &steps)))
 }
 
 /// Steps of a start one after the other, each from where the one before ended; the last is what no step accounts for.
@@ -48,15 +57,20 @@ fn budget(figures: &Figures) -> Option<(String, String)> {
         figures.row(measure).iter().find(|(series, _)| series.runtime == OURS).map(|row| row.1.p50)
     };
     let all = p50("pod up")?;
-    let mut steps: Vec<(&str, f64)> =
-        STEPS.iter().filter_map(|step| Some((*step, p50(&format!("{STEP}{step}"))?))).collect();
+    let mut steps: Vec<(String, f64)> =
+        STEPS.iter().filter_map(|step| Some(((*step).to_owned(), p50(&format!("{STEP}{step}"))?))).collect();
     let told: f64 = steps.iter().map(|(_, took)| took).sum();
     if steps.is_empty() {
         return None;
     }
-    steps.push(("calls, records, the rest", (all - told).max(0.0)));
-    let (room, sum) = (WIDTH - LEFT - RIGHT, told.max(all));
-    let mut text = head("Where a pod's start goes: medians of the steps", "ms", steps.len());
+    steps.push(("calls, records, the rest".to_owned(), (all - told).max(0.0)));
+    Some(("launch.svg".to_owned(), waterfall("Where a pod's start goes: medians of the steps", &steps)))
+}
+
+/// Milliseconds one after the other.
+fn waterfall(title: &str, steps: &[(String, f64)]) -> String {
+    let (room, sum) = (WIDTH - LEFT - RIGHT, steps.iter().map(|(_, took)| took).sum::<f64>());
+    let mut text = head(title, "ms", steps.len());
     let mut from = 0.0;
     for (at, (step, took)) in steps.iter().enumerate() {
         let y = TOP + BAR * 1.4 * at as f64;
@@ -74,7 +88,7 @@ fn budget(figures: &Figures) -> Option<(String, String)> {
         );
         from += took;
     }
-    Some(("launch.svg".to_owned(), text + "</svg>\n"))
+    text + "</svg>\n"
 }
 
 fn head(title: &str, unit: &str, bars: usize) -> String {
@@ -155,7 +169,7 @@ mod tests {
         figures.add("step: launch", "berth", "ms", 5.0);
         figures.add("step: start", "berth", "ms", 2.0);
         let text = budget(&figures).unwrap().1;
-        for bar in ["x=\"170.0\" y=\"34.0\" width=\"220.0\"", "x=\"390.0\"", "width=\"132.0\""] {
+        for bar in ["x=\"230.0\" y=\"34.0\" width=\"220.0\"", "x=\"450.0\"", "width=\"132.0\""] {
             assert!(text.contains(bar), "{bar}: {text}");
         }
         figures.series.retain(|series| series.measure == "pod up");

@@ -11,6 +11,8 @@ use crate::{golang, kubernetes};
 const CONTAINERD: (&str, &str) = ("github.com/containerd/containerd/v2", "v2.4.2");
 const CONTAINERD_TAGS: &str = "no_btrfs,no_devmapper,no_zfs";
 const RUNC: (&str, &str) = ("github.com/opencontainers/runc", "v1.5.2");
+/// With the C library: a kubelet's and podman's containers have a profile each.
+const RUNC_TAGS: &str = "seccomp";
 
 /// Directories, the first that has a program wins.
 #[derive(Debug, Default)]
@@ -39,7 +41,7 @@ impl Programs {
         }
         let cache = kubernetes::cache()?.join("peers");
         let containerd = cache.join(format!("containerd-{}", CONTAINERD.1));
-        let runc = cache.join(format!("runc-{}", RUNC.1));
+        let runc = cache.join(format!("runc-{}-{RUNC_TAGS}", RUNC.1));
         found.directories.extend([containerd.clone(), runc.clone()]);
         let package = |(module, version): (&str, &str), below: &str| format!("{module}{below}@{version}");
         if missing == Missing::Built {
@@ -53,7 +55,7 @@ impl Programs {
             let packages = ["/cmd/containerd", "/cmd/containerd-shim-runc-v2"];
             let packages = packages.map(|below| package(CONTAINERD, below));
             build("containerd", &containerd, &packages, golang::Linked::Statically, CONTAINERD_TAGS);
-            build("runc", &runc, &[package(RUNC, "")], golang::Linked::WithC, "");
+            build("runc", &runc, &[package(RUNC, "")], golang::Linked::WithC, RUNC_TAGS);
         }
         let path = std::env::var_os("PATH").unwrap_or_default();
         found.path.extend(std::env::split_paths(&path));
@@ -65,7 +67,7 @@ impl Programs {
     }
 
     /// As the machine's own packages have it.
-    pub fn installed(&self, name: &str) -> Option<PathBuf> {
+    fn installed(&self, name: &str) -> Option<PathBuf> {
         first(&self.path, name)
     }
 
