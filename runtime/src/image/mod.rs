@@ -281,7 +281,10 @@ impl Store {
         blocking("measure images", move || inner.shares()).await
     }
 
-    /// Holds the image's layers for a container (a durable use by `holder`, an id). Blocks.
+    /// Holds the image's layers for a container (by `holder`, an id). Blocks.
+    ///
+    /// On the disk at the latest when the image is removed: a power cut before that may take the hold and leave the image. So who
+    /// starts anew holds again what it finds that it uses, see [`Self::is_held`].
     pub fn hold(&self, image_id: &str, holder: &str) -> Result<Snapshot> {
         self.inner.hold_image(image_id, holder)
     }
@@ -289,6 +292,11 @@ impl Store {
     /// Lets them go; absent is success. Blocks, for long if these were the last of a removed image.
     pub fn release(&self, holder: &str) -> Result<()> {
         self.inner.release_hold(holder)
+    }
+
+    /// Whether a holder has its layers, by a record that can be read.
+    pub fn is_held(&self, holder: &str) -> bool {
+        matches!(self.inner.read().holds.get(holder), Some(store::Hold::Layers(_)))
     }
 
     /// Who holds layers.

@@ -110,7 +110,8 @@ impl Inner {
         Ok(())
     }
 
-    /// Records that the holder uses the image's layers. Again for the same image is success.
+    /// Records that the holder uses the image's layers. Again for the same image is success. Not synced: as long as the image is
+    /// named it keeps its layers, and before it goes from the table `replace_images` syncs this.
     pub(super) fn hold_image(&self, image_id: &str, holder: &str) -> Result<Snapshot> {
         let op = "hold image";
         let path = self.hold_path(op, holder)?;
@@ -126,9 +127,10 @@ impl Inner {
             }
             let record = HoldRecord { image: entry.record.id.clone(), layers: entry.record.layers.clone() };
             match state.holds.get(holder) {
-                None => record,
+                // Torn by a power cut, and written again by who knows what it was.
+                None | Some(Hold::Unreadable) => record,
                 Some(Hold::Layers(held)) if *held == record => return Ok(self.snapshot(&state, &record)),
-                Some(Hold::Layers(_) | Hold::Unreadable) => {
+                Some(Hold::Layers(_)) => {
                     return Err(Error::new(Kind::AlreadyExists, op, image_id)
                         .because(Cause(format!("{holder} holds another image")))
                         .hint("release it first"));
@@ -137,8 +139,9 @@ impl Inner {
         };
         let bytes = serde_json::to_vec(&record)
             .map_err(|error| Error::new(Kind::Internal, "print hold", holder).because(error))?;
-        disk::write_durably(&path, &bytes)?;
+        disk::write(&path, &bytes)?;
         let mut state = self.write();
+        state.unsynced.insert(holder.to_owned());
         state.holds.insert(holder.to_owned(), Hold::Layers(record.clone()));
         Ok(self.snapshot(&state, &record))
     }
@@ -149,11 +152,14 @@ impl Inner {
         {
             let _writer = self.lock();
             match fs::remove_file(&path) {
-                Ok(()) => disk::sync_directory(&self.places.holds)?,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(Error::io("release image", path.display().to_string(), error)),
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(Error::io("release image", path.display().to_string(), error));
+                }
+                _ => {}
             }
-            if self.write().holds.remove(holder).is_none() {
+            let mut state = self.write();
+            state.unsynced.remove(holder);
+            if state.holds.remove(holder).is_none() {
                 return Ok(());
             }
         }

@@ -124,6 +124,8 @@ pub(super) fn read_holds(places: &Places, state: &mut State) -> Result<()> {
                 Hold::Unreadable
             }
         };
+        // Who knows whether the berthd before this one had a reason to.
+        state.unsynced.insert(holder.clone());
         state.holds.insert(holder, hold);
     }
     Ok(())

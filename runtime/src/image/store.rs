@@ -13,7 +13,8 @@
 //! ```
 //!
 //! A layer is durable before it is renamed out of tmp/ (one syncfs for all of a pull), and an image is named after all its layers are. So
-//! whatever is named is whole, and whatever is not named nor held nor leased is garbage.
+//! whatever is named is whole, and whatever is not named nor held nor leased is garbage. A hold is made durable before an image that
+//! it is for goes from the table, and no sooner: until then a container's own record says what it was (see `Store::hold`).
 //! Locks: `writer` before `state`; `state` is never held over a system call that waits for the disk.
 
 use std::{
@@ -74,6 +75,8 @@ pub(super) struct State {
     /// By diff id.
     pub(super) layers: HashMap<Digest, Arc<Layer>>,
     pub(super) holds: BTreeMap<String, Hold>,
+    /// Whose hold may not be on the disk yet: an image that is named keeps its layers by itself.
+    pub(super) unsynced: BTreeSet<String>,
     /// Layers that a pull or a save relies on, and how many do.
     pub(super) leases: HashMap<Digest, usize>,
     /// Layers being made; the channel closes when the maker is through.
@@ -233,6 +236,7 @@ impl Inner {
         _writer: &MutexGuard<'_, ()>,
         images: BTreeMap<Digest, Arc<Entry>>,
     ) -> Result<()> {
+        self.sync_holds(|record| !images.contains_key(&record.image))?;
         let names = Names { version: 1, images: images.values().map(|entry| entry.record.clone()).collect() };
         let bytes = serde_json::to_vec_pretty(&names)
             .map_err(|error| Error::new(Kind::Internal, "print", "names.json").because(error))?;
@@ -243,11 +247,31 @@ impl Inner {
         Ok(())
     }
 
+    /// Makes the holds durable that are wanted. The caller holds the writer's lock.
+    fn sync_holds(&self, wanted: impl Fn(&HoldRecord) -> bool) -> Result<()> {
+        let late: Vec<String> = {
+            let state = self.read();
+            let is = |holder: &&String| matches!(state.holds.get(*holder), Some(Hold::Layers(record)) if wanted(record));
+            state.unsynced.iter().filter(is).cloned().collect()
+        };
+        if late.is_empty() {
+            return Ok(());
+        }
+        late.iter().try_for_each(|holder| disk::sync_file(&self.places.holds.join(holder)))?;
+        disk::sync_directory(&self.places.holds)?;
+        self.write().unsynced.retain(|holder| !late.contains(holder));
+        Ok(())
+    }
+
     /// Removes the layers and blobs that no image names, no holder holds and no pull leases.
     pub(super) fn collect(&self) -> Result<()> {
         let gone = {
             let writer = self.lock();
             let gone = self.forget_unused_layers();
+            if !gone.is_empty() {
+                // A hold that came back would want them.
+                disk::sync_directory(&self.places.holds)?;
+            }
             let mut moved = Vec::new();
             for layer in gone {
                 let to = self.places.tmp.join(format!("layer-{}", layer.number));

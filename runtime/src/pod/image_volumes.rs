@@ -1,4 +1,4 @@
-//! Images that are mounted into containers: which they are, the hold on their layers, and the one error that the kubelet
+//! Images that are mounted into containers: which they are, the hold on their layers and on that of the container itself, and the one error that the kubelet
 //! knows them by (`k8s.io/cri-api/pkg/errors`, ErrImageVolumeMountFailed).
 
 use std::{
@@ -8,8 +8,12 @@ use std::{
 
 use berth_cri::v1 as cri;
 use berth_launch::v1::{Failure, Step};
+use tracing::{info, warn};
 
-use super::{Rooms, place, record::ContainerRecord};
+use super::{
+    Rooms, blocking, place,
+    record::{ContainerRecord, Phase},
+};
 use crate::{Error, Result, error::Cause, id::ContainerId};
 
 /// A cause that begins so is moved to the front of the message.
@@ -49,6 +53,30 @@ pub fn hold(
         held.insert(n, lowers);
     }
     Ok(held)
+}
+
+/// A hold on layers is on the disk when its image is removed: a power cut before that may have taken it, or half of it.
+pub async fn hold_again(rooms: &Rooms, containers: &[(ContainerId, ContainerRecord)]) -> Result<()> {
+    let made = containers.iter().filter(|(_, record)| record.phase() != Phase::Making);
+    let uses = made.flat_map(|(id, record)| holders(id, record));
+    let lost: Vec<_> = uses.filter(|(holder, _)| !rooms.images.is_held(holder)).collect();
+    let images = rooms.images.clone();
+    blocking("hold layers again", move || {
+        for (holder, image) in lost {
+            match images.hold(&image, &holder) {
+                Ok(_) => info!(holder, image, "its hold on an image was lost or torn: it is held again"),
+                Err(error) => warn!(holder, error = error.chain(), "its hold on an image was lost"),
+            }
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// By whom what is held for a container: its own image, and those that are mounted.
+fn holders(id: &ContainerId, record: &ContainerRecord) -> Vec<(String, String)> {
+    let own = (id.to_string(), record.image_id.clone());
+    std::iter::once(own).chain(images(record).map(|(n, image)| (holder(id, n), image.to_owned()))).collect()
 }
 
 /// Lets them go; those that never were held are success. Goes on after an error; gives the first.

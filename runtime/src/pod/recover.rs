@@ -26,6 +26,7 @@ use super::{
     clock,
     container::{self, Container},
     doing::Doing,
+    image_volumes,
     orphans::{self, Orphan},
     place::{self, Places},
     reboot,
@@ -60,6 +61,7 @@ pub async fn recover(rooms: Rooms) -> Result<Pods> {
     let (records, kept) = (places.clone(), rooms.timelines.keep(places.stories(), &boot_id));
     let (mut found, ()) = tokio::try_join!(blocking("read records", move || read(&records)), kept)?;
     fault::point("start.read");
+    image_volumes::hold_again(&rooms, &found.containers).await?;
     let mut sweeping = sweep(&rooms, &places, &mut found).await?;
     let board = Arc::new(Board::new());
     let mut tasks = Tasks::default();

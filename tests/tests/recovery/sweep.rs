@@ -153,3 +153,29 @@ fn many_restarts_change_nothing() {
     }
     assert_eq!(daemon.exec_ok(&id, &["echo", "on"]), "on\n");
 }
+
+/// As a power cut leaves them: a hold is on the disk only once its image is removed.
+#[test]
+fn holds_that_are_lost_or_torn_are_taken_again() {
+    let mut daemon = Daemon::with_fixture();
+    let pod = daemon.plain_pod("held");
+    let [lost, torn] =
+        ["lost", "torn"].map(|name| daemon.launch(&pod, &asked(name, &["sleep", "inf"])).unwrap());
+    daemon.kill9();
+    let (holds, layers) = (daemon.root().join("images/holds"), daemon.root().join("images/layers"));
+    fs::remove_file(holds.join(&lost)).unwrap();
+    fs::write(holds.join(&torn), "").unwrap();
+    let count = || fs::read_dir(&layers).unwrap().count();
+    let before = count();
+    daemon.up();
+    let image = cri::ImageSpec { image: berth_tests::images::FIXTURE.into(), ..Default::default() };
+    let request = cri::RemoveImageRequest { image: Some(image) };
+    daemon.call(daemon.images().remove_image(request)).unwrap();
+    assert!(before > 0 && count() == before, "layers in use stay: {} of {before}", count());
+    for id in [&lost, &torn] {
+        assert!(fs::read(holds.join(id)).is_ok_and(|hold| !hold.is_empty()), "{id} has its hold");
+        assert_eq!(daemon.exec_ok(id, &["echo", "on"]), "on\n");
+        daemon.remove_container(id).unwrap();
+    }
+    assert_eq!((count(), fs::read_dir(&holds).unwrap().count()), (0, 0), "with their last user they go");
+}

@@ -1,4 +1,4 @@
-//! The store is stopped at every write, rename, link, unlink and sync of an import and a removal: what is found then is whole
+//! The store is stopped at every write, rename, link, unlink and sync of an import, a hold and a removal: what is found then is whole
 //! or absent, and the retry works. strace(1) kills; in the second test the power goes with it: an ext4 of its own is looked at
 //! as its device has it, without anything that the kernel had not written yet.
 
@@ -24,6 +24,8 @@ use super::{
 use crate::image::{Repair, Store};
 
 const ROOT: &str = "BERTH_CRASH_ROOT";
+/// Who uses the old image, from between the import and the removal.
+const HOLDER: &str = "c1";
 const CHILD: &str = "image::tests::crash::the_child_that_is_killed";
 /// What changes what is on the disk, and what makes it stay.
 const CALLS: [&str; 18] = [
@@ -76,6 +78,7 @@ fn the_child_that_is_killed() {
         .unwrap();
         let store = Store::open(root, &settings()).await.unwrap();
         store.import(&root.join("new.tar"), None).await.unwrap();
+        store.hold(&old().id.to_string(), HOLDER).unwrap();
         store.remove(&old().id.to_string()).await.unwrap();
     });
 }
@@ -218,9 +221,16 @@ async fn look(root: &Path, at: &str) -> (bool, bool) {
     assert_eq!(store.find("app:v1").map(|image| image.id), Some(expected), "after {at}");
     assert_eq!(fs::read_dir(root.join("images/tmp")).unwrap().count(), 0, "after {at}");
     store.import(&root.join("new.tar"), None).await.unwrap();
+    // What is held is there when its image is not; of an image that is there who uses it holds it again, torn or lost.
+    match there(&old) {
+        true => drop(store.hold(&old.id.to_string(), HOLDER).unwrap()),
+        false => assert!(store.is_held(HOLDER), "after {at}"),
+    }
     store.remove(&old.id.to_string()).await.unwrap();
-    let layers = fs::read_dir(root.join("images/layers")).unwrap().count();
-    assert_eq!((layers, store.list().len()), (2, 1), "after {at}");
+    let layers = || fs::read_dir(root.join("images/layers")).unwrap().count();
+    assert_eq!((layers(), store.list().len()), (3, 1), "after {at}");
+    store.release(HOLDER).unwrap();
+    assert_eq!((layers(), store.list().len()), (2, 1), "after {at}");
     state
 }
 

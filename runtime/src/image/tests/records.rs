@@ -143,3 +143,19 @@ async fn an_unreadable_hold_stops_removal() {
     place.store.release("c1").unwrap();
     assert_eq!(place.count("layers"), 0);
 }
+
+#[tokio::test]
+async fn a_torn_hold_is_written_again_by_its_holder() {
+    let place = Place::new().await;
+    let image = place.import(&app(), "app").await;
+    fs::write(place.path("images/holds/c1"), "").unwrap();
+    let place = place.reopen().await;
+    assert!(!place.store.is_held("c1"));
+    place.store.hold(&image.id, "c1").unwrap();
+    assert!(place.store.is_held("c1"));
+    let place = place.reopen().await;
+    place.store.remove("app").await.unwrap();
+    assert!(place.store.is_held("c1") && place.count("layers") == 2);
+    place.store.release("c1").unwrap();
+    assert!(!place.store.is_held("c1") && place.count("layers") == 0);
+}
