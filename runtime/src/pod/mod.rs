@@ -54,7 +54,7 @@ use std::{
 
 use berth_cri::v1 as cri;
 use berth_launch::v1::sent::By;
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
 
 pub use self::view::{
     Client, ContainerState, ContainerView, CreateContainer, ExecHandle, Exit, PodState, PodView, RunPod,
@@ -109,7 +109,12 @@ struct Node {
     places: Places,
     board: Arc<Board>,
     tasks: Arc<Mutex<Tasks>>,
+    measuring: Semaphore,
 }
+
+/// So many cgroups are read beside each other: each takes a thread, which stays for a while, and no more cores than these are
+/// kept busy by a node's statistics.
+const MEASURED_AT_ONCE: usize = 4;
 
 /// The pods' tasks, by id and by what a client calls them.
 #[derive(Debug, Default)]
@@ -141,6 +146,11 @@ impl Pods {
     /// Reads the records, finds the shims again, sweeps what nobody owns. Nothing that can't be read is dropped.
     pub async fn recover(rooms: Rooms) -> Result<Self> {
         recover::recover(rooms).await
+    }
+
+    fn new(rooms: Rooms, places: Places, board: Arc<Board>, tasks: Tasks) -> Self {
+        let measuring = Semaphore::new(MEASURED_AT_ONCE);
+        Self(Arc::new(Node { rooms, places, board, tasks: Arc::new(tasks.into()), measuring }))
     }
 
     /// Makes a pod, or joins the making of the same one.
@@ -328,8 +338,14 @@ impl Pods {
             return Err(Error::new(Kind::Precondition, "measure container", container.short())
                 .because(Cause("it is not running".into())));
         }
-        let rooms = self.0.rooms.clone();
-        blocking("measure container", move || rooms.cgroups.group(&view.cgroup_path).stats()).await
+        self.measure(&view.cgroup_path).await
+    }
+
+    /// What a cgroup's files say. Waits for its turn.
+    pub async fn measure(&self, cgroup: &str) -> Result<cgroup::Stats> {
+        let _turn = self.0.measuring.acquire().await;
+        let group = self.0.rooms.cgroups.group(cgroup);
+        blocking("measure cgroup", move || group.stats()).await
     }
 
     /// What has happened to what is there, or went within the last hour.

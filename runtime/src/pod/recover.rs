@@ -19,7 +19,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
-    COMMANDS, Client, Desk, Name, Node, Pods, Rooms, Tasks,
+    COMMANDS, Client, Desk, Name, Pods, Rooms, Tasks,
     actor::{Command, Pod},
     blocking,
     board::Board,
@@ -129,7 +129,7 @@ pub async fn recover(rooms: Rooms) -> Result<Pods> {
     wait_for(taking_back, begun + TAKING_BACK).await;
     wait_for(sweeping, begun + SWEEPING).await;
     fault::point("start.done");
-    Ok(Pods(Arc::new(Node { rooms, places, board, tasks: Arc::new(tasks.into()) })))
+    Ok(Pods::new(rooms, places, board, tasks))
 }
 
 /// A pod as its records say.

@@ -1,5 +1,7 @@
 //! ContainerStats, PodSandboxStats and their lists: the meter's numbers in CRI's messages.
 
+use std::{collections::HashMap, sync::Arc};
+
 use berth_cri::v1 as cri;
 use futures_util::future::{join_all, try_join_all};
 use tracing::debug;
@@ -9,7 +11,7 @@ use super::{
     layers::{self, Layer},
 };
 use crate::{
-    Error, Kind, Result,
+    Kind, Result,
     api::{Door, find, now},
     cgroup::{Pressure, Stall, systemd},
     net::LinkStats,
@@ -48,7 +50,9 @@ impl Door {
 
     pub(super) async fn pod_stats_of(&self, text: &str) -> Result<cri::PodSandboxStatsResponse> {
         let pod = find::pod(&self.pods, text)?;
-        Ok(cri::PodSandboxStatsResponse { stats: Some(self.pod_stats(&pod).await?) })
+        let listed = self.pods.list();
+        let stats = self.pod_stats(&pod, &Parents::of(&listed)).await?;
+        Ok(cri::PodSandboxStatsResponse { stats: Some(stats) })
     }
 
     /// Of those that are ready; nothing runs in the others.
@@ -57,14 +61,15 @@ impl Door {
         filter: &cri::PodSandboxStatsFilter,
     ) -> Result<Vec<cri::PodSandboxStats>> {
         let listed = self.pods.list();
+        let parents = Parents::of(&listed);
         let wanted = listed.iter().filter(|pod| pod_passes(pod, filter));
-        try_join_all(wanted.map(|pod| self.pod_stats(pod))).await
+        try_join_all(wanted.map(|pod| self.pod_stats(pod, &parents))).await
     }
 
-    async fn pod_stats(&self, pod: &PodView) -> Result<cri::PodSandboxStats> {
+    async fn pod_stats(&self, pod: &PodView, parents: &Parents<'_>) -> Result<cri::PodSandboxStats> {
         let running = pod.containers.iter().filter(|one| one.state == ContainerState::Running).collect();
         let containers = self.measured(running).await?;
-        let whole = match self.own_group(pod) {
+        let whole = match parents.own_group(pod) {
             Some(path) => self.group_stats(path).await?,
             None => None,
         };
@@ -98,24 +103,33 @@ impl Door {
         Sample { at, stats, nano_cores }
     }
 
-    /// The pod's cgroup, where it has one to itself: a kubelet gives each pod its own, other clients share one. Only
-    /// that one counts those that have ended too.
-    fn own_group(&self, pod: &PodView) -> Option<String> {
-        let parent = parent(pod)?;
-        let others = self.pods.list();
-        let mut others = others.iter().filter(|other| other.id != pod.id);
-        let shared = others.any(|other| parent_given(other) == parent_given(pod));
-        (!shared).then_some(parent)
-    }
-
-    async fn group_stats(&self, path: String) -> Result<Option<Stats>> {
-        let group = self.rooms.cgroups.group(&path);
-        let read = tokio::task::spawn_blocking(move || group.stats()).await;
-        match read.map_err(|error| Error::new(Kind::Internal, "measure group", path).because(error))? {
+    async fn group_stats(&self, path: &str) -> Result<Option<Stats>> {
+        match self.pods.measure(path).await {
             Ok(stats) => Ok(Some(stats)),
             Err(error) if error.kind == Kind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
+    }
+}
+
+/// How many pods were given each parent.
+struct Parents<'a>(HashMap<&'a str, usize>);
+
+impl<'a> Parents<'a> {
+    fn of(pods: &'a [Arc<PodView>]) -> Self {
+        let mut counted = HashMap::new();
+        pods.iter()
+            .filter_map(|pod| parent_given(pod))
+            .for_each(|parent| *counted.entry(parent).or_default() += 1);
+        Self(counted)
+    }
+
+    /// The pod's cgroup, where it has one to itself: a kubelet gives each pod its own, other clients share one. Only
+    /// that one counts those that have ended too.
+    fn own_group<'b>(&self, pod: &'b PodView) -> Option<&'b str> {
+        let alone = self.0.get(parent_given(pod)?).is_none_or(|pods| *pods == 1);
+        // The root of all is nobody's own.
+        systemd::above(&pod.containers.first()?.cgroup_path).filter(|_| alone)
     }
 }
 
@@ -136,13 +150,6 @@ fn pod_passes(pod: &PodView, filter: &cri::PodSandboxStatsFilter) -> bool {
 
 fn parent_given(pod: &PodView) -> Option<&str> {
     pod.config.linux.as_ref().map(|linux| linux.cgroup_parent.as_str()).filter(|parent| !parent.is_empty())
-}
-
-/// Where the containers of a pod with a given parent are.
-fn parent(pod: &PodView) -> Option<String> {
-    parent_given(pod)?;
-    // The root of all is nobody's own.
-    systemd::above(&pod.containers.first()?.cgroup_path).map(str::to_owned)
 }
 
 /// Of all containers. A limit is the pod's only where each has one; pressure doesn't add up.
@@ -321,19 +328,24 @@ mod tests {
     }
 
     #[test]
-    fn a_pods_group_is_its_containers_parent_where_one_was_given() {
-        let rows = [
-            ("", "/berth/x", None),
-            ("/kubepods/pod1", "/kubepods/pod1/x", Some("/kubepods/pod1")),
-            ("/", "/x", None),
-        ];
-        for (given, path, expected) in rows {
+    fn a_pods_group_is_its_containers_parent_where_one_was_given_to_it_alone() {
+        let pod = |given: &str, path: &str| {
             let mut pod = view::tests::pod();
             let linux = cri::LinuxPodSandboxConfig { cgroup_parent: given.into(), ..Default::default() };
             pod.config = Arc::new(cri::PodSandboxConfig { linux: Some(linux), ..(*pod.config).clone() });
             pod.containers[0].cgroup_path = path.into();
-            assert_eq!(parent(&pod).as_deref(), expected, "{given}");
-        }
+            Arc::new(pod)
+        };
+        let listed = [
+            pod("", "/berth/x"),
+            pod("/kubepods/pod1", "/kubepods/pod1/x"),
+            pod("/", "/x"),
+            pod("/shared", "/shared/y"),
+            pod("/shared", "/shared/z"),
+        ];
+        let parents = Parents::of(&listed);
+        let found: Vec<_> = listed.iter().map(|pod| parents.own_group(pod)).collect();
+        assert_eq!(found, [None, Some("/kubepods/pod1"), None, None, None]);
     }
 
     #[test]
