@@ -31,6 +31,9 @@ use crate::{interrupt, leftovers, meter, process};
 
 const PODS: usize = 100;
 const CLIENTS: usize = 8;
+/// In seconds.
+const FIRST_WITHIN: usize = 30;
+const ALL_WITHIN: usize = 180;
 /// After the last pod runs: what starting it has left to do is done by then.
 const SETTLED: Duration = Duration::from_secs(10);
 const PROBED: Duration = Duration::from_secs(30);
@@ -96,10 +99,15 @@ fn probed(
     let node = Node::place(contender, programs, under, &group.client.image)?;
     let began = monotonic_nanos();
     let kubelet = node.start(contender)?;
-    let running = group.client.sample(contender, &words("await", &[PODS]));
-    // Of a long story the last word.
-    let running =
-        running.map_err(|_| anyhow!("not {PODS} pods run; the kubelet's log ends: {}", node.log()))?;
+    let running = |pods: usize, within: usize| {
+        let running = group.client.sample(contender, &words("await", &[pods, within]));
+        // Of a long story the last word.
+        running
+            .map_err(|_| anyhow!("not {pods} pods within {within} s; the kubelet's log ends: {}", node.log()))
+    };
+    // One that can't run any is not waited for.
+    running(1, FIRST_WITHIN)?;
+    let running = running(PODS, ALL_WITHIN)?;
     interrupt::pause(SETTLED)?;
     let before = (kubelet.probes()?, kubelet.cpu_ms()?, contender.cpu_ms());
     let since = Instant::now();

@@ -15,7 +15,6 @@ use crate::{
 };
 
 const PAUSE: Duration = Duration::from_millis(2);
-const LISTED_WITHIN: Duration = Duration::from_secs(120);
 
 pub async fn up(runtimes: &[Runtime], range: Range<usize>, clients: usize, report: &mut Report) {
     for runtime in runtimes {
@@ -101,8 +100,8 @@ async fn probe(runtime: &mut Runtime, seconds: usize) -> Result<(Vec<f64>, usize
 }
 
 /// Waits until so many containers are told as running, and gives the time by CLOCK_MONOTONIC in nanoseconds.
-pub async fn listed(address: &str, count: usize) -> Result<f64> {
-    let end = Instant::now() + LISTED_WITHIN;
+pub async fn listed(address: &str, count: usize, within: Duration) -> Result<f64> {
+    let end = Instant::now() + within;
     let mut last = String::new();
     while Instant::now() < end {
         let found = async {
@@ -116,7 +115,7 @@ pub async fn listed(address: &str, count: usize) -> Result<f64> {
         }
         tokio::time::sleep(PAUSE).await;
     }
-    Err(format!("not {count} running containers within {} s: {last}", LISTED_WITHIN.as_secs()))
+    Err(format!("not {count} running containers within {} s: {last}", within.as_secs()))
 }
 
 pub async fn running(kubelet: &mut Kubelet) -> Result<Vec<String>> {

@@ -10,7 +10,7 @@
 //!   down CLIENTS            removes all pods there are
 //!   probes SECONDS          one ExecSync a second in every container
 //!   lists ROUNDS            lists, statuses and stats of what there is
-//!   await COUNT             until so many containers are listed as running, however long nobody answers
+//!   await COUNT SECONDS     until so many containers are listed as running, whether anybody answers or not
 //!   chatty                  a pod whose container writes a thousand lines a second, and leaves it
 //!   streams ROUNDS MIB      port-forward and attach
 //!   logs LINES LENGTH       one container that writes as fast as it can
@@ -19,7 +19,7 @@
 //! Output: a list of `{name, runtime, unit, samples}` and `{name, runtime, failed}`. A runtime that fails is left out from
 //! there on. Pods have networks of their own, as the runtime is configured to make them.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use berth_cri::v1::{NamespaceMode, PodSandboxConfig};
 use serde_json::{Value, json};
@@ -116,8 +116,8 @@ async fn measure(asked: Asked) -> Result<Report> {
     };
     if asked.verb == "await" {
         let [[name, address, _]] = &asked.runtimes[..] else { return Err("await: one runtime".into()) };
-        let [count] = numbers()?[..] else { return Err("await COUNT".into()) };
-        let at = fleet::listed(address, count).await?;
+        let [count, seconds] = numbers()?[..] else { return Err("await COUNT SECONDS".into()) };
+        let at = fleet::listed(address, count, Duration::from_secs(seconds as u64)).await?;
         report.samples("listed at", name, "ns", vec![at]);
         return Ok(report);
     }
