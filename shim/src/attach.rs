@@ -4,7 +4,10 @@
 
 use std::{os::fd::OwnedFd, time::Duration};
 
-use rustix::io::Errno;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+};
 
 use crate::clock;
 
@@ -50,6 +53,13 @@ impl Sink {
         }
         self.pending = Vec::new();
         true
+    }
+
+    /// Whether the far end has gone, though nothing waits for it. poll(2) says so at each call until it is let go.
+    pub fn is_gone(&self) -> bool {
+        let mut fds = [PollFd::new(&self.fd, PollFlags::empty())];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
     }
 
     /// Whether the stream has to wait for it.

@@ -383,10 +383,11 @@ impl Streams {
         self.paused_until.is_none() && !output.sinks.iter().any(Sink::is_full)
     }
 
-    /// Writes on to those attached.
+    /// Writes on to those attached, and lets go of who has left.
     pub fn flush_sinks(&mut self) {
-        self.stdout.sinks.retain_mut(Sink::flush);
-        self.stderr.sinks.retain_mut(Sink::flush);
+        for output in [&mut self.stdout, &mut self.stderr] {
+            output.sinks.retain_mut(|sink| sink.flush() && !sink.is_gone());
+        }
     }
 
     pub fn sinks(&self) -> impl Iterator<Item = &Sink> {

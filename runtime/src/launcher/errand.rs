@@ -52,8 +52,8 @@ pub async fn errand(program: &Path, arguments: &[&str], op: &'static str, object
         return Err(Error::new(Kind::Deadline, op, object.to_owned()).because(silence));
     };
     let answer = answer.map_err(failed)?;
-    // It ends by itself after its word; what it exits with says nothing more.
-    child.wait().await.ok();
+    // It ends by itself after its word; what it exits with says nothing more, and nobody waits for its end but who reaps it.
+    tokio::spawn(async move { child.wait().await.ok() });
     answer.ok_or_else(|| {
         Error::new(Kind::Internal, op, object.to_owned())
             .because(Cause("the shim ended without a word".into()))

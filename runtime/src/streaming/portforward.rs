@@ -3,6 +3,7 @@
 
 use std::{collections::HashMap, future::Future, io, time::Duration};
 
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{
@@ -10,7 +11,6 @@ use tokio::{
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
     sync::mpsc,
-    task::JoinSet,
     time::{Instant, sleep_until},
 };
 use tracing::debug;
@@ -41,12 +41,15 @@ enum Part {
 }
 
 /// Forwards until the client hangs up, each connection with what `dial` gives for its port.
-pub async fn forward<D: Future<Output = Result<TcpStream>> + Send + 'static>(
+///
+/// All of it is in the session's task: a byte on its way goes from the client's socket to the pod's without another
+/// thread being woken for it.
+pub async fn forward<D: Future<Output = Result<TcpStream>>>(
     mut streams: mpsc::Receiver<Stream>,
     dial: impl Fn(u16) -> D,
 ) {
     let mut halves: HashMap<String, Half> = HashMap::new();
-    let mut connections = JoinSet::new();
+    let mut connections = FuturesUnordered::new();
     loop {
         let first = halves.values().map(|half| half.until).min();
         tokio::select! {
@@ -54,11 +57,10 @@ pub async fn forward<D: Future<Output = Result<TcpStream>> + Send + 'static>(
                 let Some(stream) = stream else { return };
                 if let Some((port, data, error)) = pair(&mut halves, stream).await {
                     let dialled = dial(port);
-                    connections.spawn(connect(port, dialled, data, error));
+                    connections.push(connect(port, dialled, data, error));
                 }
             }
-            // One that panicked was logged by the runtime's hook.
-            Some(_) = connections.join_next() => {}
+            Some(()) = connections.next() => {}
             () = sleep_until(first.unwrap_or_else(Instant::now)), if first.is_some() => {
                 let now = Instant::now();
                 for (_, half) in halves.extract_if(|_, half| half.until <= now) {
@@ -128,6 +130,9 @@ async fn connect(port: u16, dialled: impl Future<Output = Result<TcpStream>>, da
     };
     match dialled {
         Ok(socket) => {
+            // The client has decided what goes together: a short piece must not wait until the pod has taken the one
+            // before. Without it all is only slower.
+            socket.set_nodelay(true).ok();
             let (read, write) = socket.into_split();
             let copied = async { tokio::join!(inward(data.incoming, write), outward(read, &data.sender)).1 };
             tokio::select! {
@@ -166,12 +171,12 @@ async fn inward(mut from: Incoming, mut to: OwnedWriteHalf) {
 }
 
 async fn outward(mut from: OwnedReadHalf, to: &Sender) -> io::Result<()> {
-    let mut buffer = vec![0; PIECE_BYTES];
     let outcome = loop {
-        match from.read(&mut buffer).await {
+        let mut piece = Vec::with_capacity(PIECE_BYTES);
+        match from.read_buf(&mut piece).await {
             Ok(0) => break Ok(()),
-            Ok(read) => {
-                if to.send(buffer[..read].to_vec()).await.is_err() {
+            Ok(_) => {
+                if to.send(piece).await.is_err() {
                     break Ok(());
                 }
             }
@@ -209,6 +214,33 @@ mod tests {
             }
         });
         port
+    }
+
+    #[tokio::test]
+    async fn what_a_client_sends_waits_for_no_more_of_it() {
+        let (theirs, ours, line) = wire();
+        let (keep, mut kept) = mpsc::unbounded_channel();
+        let dial = move |port| {
+            let keep = keep.clone();
+            async move {
+                let socket = dial(port).await?.into_std().unwrap();
+                keep.send(socket.try_clone().unwrap()).unwrap();
+                Ok(TcpStream::from_std(socket).unwrap())
+            }
+        };
+        let session = tokio::spawn(spdy::serve(ours, line, |streams| forward(streams, dial)));
+        let port = shouter().await.to_string();
+        let mut client = Client::new(theirs);
+        let headers = |kind| [("streamtype", kind), ("port", port.as_str()), ("requestid", "0")];
+        let error = client.open(&headers("error")).await;
+        let stream = client.open(&headers("data")).await;
+        client.data(stream, b"a").await;
+        client.fin(stream).await;
+        let seen = [client.see().await, client.see().await, client.see().await];
+        assert_eq!(seen, [data(stream, b"A"), fin(stream), fin(error)]);
+        assert!(kept.recv().await.unwrap().nodelay().unwrap());
+        drop(client);
+        session.await.unwrap().unwrap();
     }
 
     async fn dial(port: u16) -> Result<TcpStream> {

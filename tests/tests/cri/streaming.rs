@@ -174,6 +174,31 @@ fn an_attached_client_hears_and_is_heard_until_the_containers_end() {
     assert_eq!(daemon.exited(&id).exit_code, 0);
 }
 
+/// Its end of the pipe would be told as broken at each look: the shim looked without a pause until the container spoke.
+#[test]
+fn a_client_that_leaves_is_let_go_though_the_container_says_nothing() {
+    let daemon = Daemon::with_fixture();
+    let pod = daemon.plain_pod("attach");
+    let asked = asked("c", &["cat"]).with(|config| config.stdin = true);
+    let id = daemon.launch(&pod, &asked).unwrap();
+    let status = fs::read_to_string(format!("/proc/{}/status", daemon.details(&id)["pid"])).unwrap();
+    let shim = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim().to_owned();
+    let pipes = || {
+        let fds = fs::read_dir(format!("/proc/{shim}/fd")).unwrap().flatten();
+        fds.filter(|fd| fs::read_link(fd.path()).is_ok_and(|to| to.to_string_lossy().starts_with("pipe:")))
+            .count()
+    };
+    let before = pipes();
+    let url = daemon.attach_url(&id, false).unwrap();
+    let mut socket = Socket::open(&url, "v5.channel.k8s.io").unwrap();
+    assert_eq!(socket.see(), Some((STDOUT, Vec::new())));
+    socket.send(STDIN, b"hello\n");
+    assert_eq!(socket.see(), Some((STDOUT, b"hello\n".to_vec())));
+    assert!(pipes() > before);
+    drop(socket);
+    eventually("the shim to let go of the client", || (pipes() == before).then_some(()));
+}
+
 /// The daemon is on the way of an attached client's bytes, and on no other: the container goes on, what it says meanwhile is
 /// in its log, and a client that comes back hears and is heard.
 #[test]

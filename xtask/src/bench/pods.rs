@@ -18,6 +18,8 @@ const CLIENTS: usize = 8;
 const AT_ONCE: usize = 40;
 const AT_ONCE_ROUNDS: usize = 2;
 const STREAM_MIB: usize = 16;
+/// One takes a quarter of a second.
+const STREAM_ROUNDS: usize = 20;
 /// How long a container is chatty before its shim is looked at.
 const CHATTY: Duration = Duration::from_secs(2);
 
@@ -57,7 +59,7 @@ pub fn at_once(group: &Group, contenders: &[Contender], figures: &mut Figures) -
 
 /// Port-forward and attach.
 pub fn streams(group: &Group, contenders: &[Contender], figures: &mut Figures) -> Result<()> {
-    let rounds = group.rounds.min(3);
+    let rounds = group.rounds.max(STREAM_ROUNDS);
     for contender in contenders {
         interrupt::check()?;
         let measured = group.client.measure(contender, &words("streams", &[rounds, STREAM_MIB]), "", figures);

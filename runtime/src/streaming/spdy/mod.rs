@@ -24,6 +24,7 @@ use tokio::{
     sync::mpsc,
     time::{sleep, timeout},
 };
+use tokio_util::bytes::Buf;
 
 use self::{
     flow::Flow,
@@ -178,8 +179,9 @@ async fn write_out(
         line.touch();
         match next {
             Some(Out::Data(stream, bytes)) => {
-                socket.write_all(&frame::data(stream, false, bytes.len())).await?;
-                socket.write_all(&bytes).await?;
+                // In one write: by a head alone the client would be woken in vain.
+                let head = frame::data(stream, false, bytes.len());
+                socket.write_all_buf(&mut Buf::chain(&head[..], &bytes[..])).await?;
             }
             Some(Out::Fin(stream)) => socket.write_all(&frame::data(stream, true, 0)).await?,
             Some(Out::Reply(stream)) => socket.write_all(&frame::reply(stream, &mut deflater)?).await?,

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, io, sync::Arc};
 
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, BufReader, ReadHalf},
+    io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader, ReadHalf},
     sync::mpsc,
     time::sleep,
 };
@@ -20,8 +20,11 @@ use crate::streaming::{
     line::{LOOK, Line},
 };
 
-/// What is given back to the client's windows at once.
-const GIVE_BACK_BYTES: u32 = flow::INITIAL_BYTES as u32 / 2;
+/// Read at once: a frame of a client's is 32 KiB and its head, and should make one piece.
+const BUFFER_BYTES: usize = 2 * PIECE_BYTES;
+/// A window that has been used by half grows to this: few frames give back what bulk has taken. What the client may
+/// send ahead waits in its socket, not in memory of ours.
+pub const WINDOW_BYTES: u32 = 512 * 1024;
 
 #[derive(Debug)]
 pub struct Reader<S> {
@@ -32,15 +35,38 @@ pub struct Reader<S> {
     out: mpsc::Sender<Out>,
     opened: mpsc::Sender<Stream>,
     inputs: HashMap<u32, Input>,
-    /// Taken since the connection's window was last given back.
-    taken: u32,
+    /// The connection's.
+    window: Window,
     last: u32,
 }
 
 #[derive(Debug)]
 struct Input {
     sender: mpsc::Sender<Vec<u8>>,
+    window: Window,
+}
+
+/// What the client may send, and what of it was taken since some was given back.
+#[derive(Debug)]
+struct Window {
+    bytes: u32,
     taken: u32,
+}
+
+impl Window {
+    fn new() -> Self {
+        Self { bytes: flow::INITIAL_BYTES as u32, taken: 0 }
+    }
+
+    /// What is to be given back now that so much more was taken.
+    fn take(&mut self, bytes: u32) -> Option<u32> {
+        self.taken += bytes;
+        if self.taken < self.bytes / 2 {
+            return None;
+        }
+        let grown = WINDOW_BYTES - std::mem::replace(&mut self.bytes, WINDOW_BYTES);
+        Some(std::mem::take(&mut self.taken) + grown)
+    }
 }
 
 impl<S: AsyncRead> Reader<S> {
@@ -51,14 +77,14 @@ impl<S: AsyncRead> Reader<S> {
         opened: mpsc::Sender<Stream>,
     ) -> Self {
         Self {
-            socket: BufReader::new(socket),
+            socket: BufReader::with_capacity(BUFFER_BYTES, socket),
             line,
             inflater: Inflater::new(),
             flow: Arc::new(Flow::new()),
             out,
             opened,
             inputs: HashMap::new(),
-            taken: 0,
+            window: Window::new(),
             last: 0,
         }
     }
@@ -128,7 +154,7 @@ impl<S: AsyncRead> Reader<S> {
         let opened = Stream { id: stream, headers, incoming, sender: ours };
         match self.opened.send(opened).await {
             Ok(()) => {
-                self.inputs.insert(stream, Input { sender, taken: 0 });
+                self.inputs.insert(stream, Input { sender, window: Window::new() });
                 Ok(())
             }
             // The handler wants no more of them.
@@ -145,12 +171,13 @@ impl<S: AsyncRead> Reader<S> {
         }
         let mut left = length;
         while left > 0 {
-            let mut piece = vec![0; left.min(PIECE_BYTES)];
-            let read = self.socket.read(&mut piece).await?;
+            let come = self.socket.fill_buf().await?;
+            let piece = come[..come.len().min(left).min(PIECE_BYTES)].to_vec();
+            let read = piece.len();
             if read == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            piece.truncate(read);
+            self.socket.consume(read);
             left -= read;
             self.line.touch();
             self.deliver(stream, piece).await?;
@@ -186,15 +213,11 @@ impl<S: AsyncRead> Reader<S> {
 
     /// Lets the client send as much again as was taken, now and then.
     async fn give_back(&mut self, stream: u32, bytes: u32) -> io::Result<()> {
-        self.taken += bytes;
-        if self.taken >= GIVE_BACK_BYTES {
-            let delta = std::mem::take(&mut self.taken);
+        if let Some(delta) = self.window.take(bytes) {
             send(&self.out, Out::WindowUpdate(0, delta)).await?;
         }
-        let Some(input) = self.inputs.get_mut(&stream) else { return Ok(()) };
-        input.taken += bytes;
-        if input.taken >= GIVE_BACK_BYTES {
-            let delta = std::mem::take(&mut input.taken);
+        let window = self.inputs.get_mut(&stream).map(|input| &mut input.window);
+        if let Some(delta) = window.and_then(|window| window.take(bytes)) {
             send(&self.out, Out::WindowUpdate(stream, delta)).await?;
         }
         Ok(())
