@@ -140,14 +140,14 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let program = Path::new("/bin/true");
         let programs =
-            cargo::Programs::of(&[("berthd", program), ("berth", program), ("berth-shim", program)]);
+            cargo::Programs::of(&["berthd", "berth", "berth-oci", "berth-shim"].map(|name| (name, program)));
         let package = pack(&programs, directory.path()).unwrap();
         let told = |flag: &str| process::output(Command::new("dpkg-deb").arg(flag).arg(&package)).unwrap();
         let contents = told("--contents");
         for line in [
             "./usr/bin/berthd",
             "./usr/bin/berth-shim",
-            "./usr/bin/berth-oci -> berth",
+            "./usr/bin/berth-oci",
             "./usr/lib/systemd/system/berthd.service",
             "./etc/berth/berthd.toml",
             "./usr/share/doc/berth/copyright",

@@ -1,7 +1,7 @@
 //! `install`: programs, a systemd unit and a configuration below a prefix; DESTDIR as make has it.
 //!
 //! ```text
-//!   PREFIX/bin/{berthd,berth,berth-shim}       and berth-oci, the tool under the name of an OCI runtime
+//!   PREFIX/bin/{berthd,berth,berth-oci,berth-shim}
 //!   PREFIX/lib/systemd/system/berthd.service
 //!   /etc/berth/berthd.toml                     kept if it is there
 //! ```
@@ -9,7 +9,7 @@
 use std::{
     fs,
     io::ErrorKind,
-    os::unix::fs::{PermissionsExt, symlink},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -51,14 +51,11 @@ pub fn programs() -> Result<cargo::Programs> {
 pub fn put(programs: &cargo::Programs, prefix: &Path, destdir: &Path) -> Result<Vec<String>> {
     let place_of = |path: PathBuf| destdir.join(path.strip_prefix("/").unwrap_or(&path));
     let mut all = Vec::new();
-    for name in ["berthd", "berth", "berth-shim"] {
+    for name in ["berthd", "berth", "berth-oci", "berth-shim"] {
         let to = place_of(prefix.join("bin").join(name));
         place(programs.path(name)?, &to)?;
         all.push(to.display().to_string());
     }
-    let to = place_of(prefix.join("bin/berth-oci"));
-    link("berth", &to)?;
-    all.push(to.display().to_string());
     let to = place_of(prefix.join("lib/systemd/system/berthd.service"));
     write(&to, &unit(prefix))?;
     all.push(to.display().to_string());
@@ -85,14 +82,6 @@ pub fn place(from: &Path, to: &Path) -> Result<()> {
     fs::copy(from, &new).with_context(text)?;
     fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).with_context(text)?;
     fs::rename(&new, to).with_context(text)
-}
-
-/// Puts a symbolic link in a place, over what is there.
-fn link(target: &str, at: &Path) -> Result<()> {
-    let new = beside(at);
-    remove(&new)?;
-    symlink(target, &new).with_context(|| format!("link {} to {target}", new.display()))?;
-    fs::rename(&new, at).with_context(|| format!("rename {} to {}", new.display(), at.display()))
 }
 
 pub fn write(to: &Path, text: &str) -> Result<()> {
@@ -190,7 +179,9 @@ mod tests {
     fn a_program_is_placed_over_one_that_is_there() {
         let directory = tempfile::tempdir().unwrap();
         let to = directory.path().join("a/b/program");
-        place(Path::new("/bin/true"), &to).unwrap();
+        make_parent(&to).unwrap();
+        // As an earlier version put berth-oci there.
+        std::os::unix::fs::symlink("berth", &to).unwrap();
         place(Path::new("/bin/false"), &to).unwrap();
         assert_eq!(fs::read(&to).unwrap(), fs::read("/bin/false").unwrap());
         assert_eq!(fs::metadata(&to).unwrap().permissions().mode() & 0o777, 0o755);

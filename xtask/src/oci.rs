@@ -107,8 +107,11 @@ impl Place {
         for below in ["bin", "rootfs/bin", "rootfs/proc", "rootfs/dev"] {
             fs::create_dir_all(directory.path().join(below)).context("make a bundle")?;
         }
-        let copies =
-            [("berth", "bin/berth-oci"), ("berth-shim", "bin/berth-shim"), ("fixture", "rootfs/bin/true")];
+        let copies = [
+            ("berth-oci", "bin/berth-oci"),
+            ("berth-shim", "bin/berth-shim"),
+            ("fixture", "rootfs/bin/true"),
+        ];
         for (name, to) in copies {
             let from = programs.path(name)?;
             fs::copy(from, directory.path().join(to)).with_context(|| format!("copy {}", from.display()))?;

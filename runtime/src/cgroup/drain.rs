@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     io::{self, Read, Seek},
-    os::fd::AsFd,
+    os::{fd::AsFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -21,6 +21,8 @@ use crate::{Error, Kind, Result, error::Cause};
 const KILL_FOR: Duration = Duration::from_secs(5);
 /// How long rmdir may say EBUSY: the kernel lets go of the dead a moment after they are gone.
 const REMOVE_FOR: Duration = Duration::from_secs(2);
+/// Of a directory with none below it: its name and its `.`; each below has a `..` more. As the kernel counts them in cgroups.
+const LINKS_OF_A_LEAF: u64 = 2;
 /// Pauses between looks double from the first to the last.
 const FIRST_PAUSE: Duration = Duration::from_micros(500);
 const LAST_PAUSE: Duration = Duration::from_millis(50);
@@ -102,6 +104,12 @@ fn remove_tree(dir: &Path, until: Instant) -> Result<()> {
 }
 
 fn remove_once(dir: &Path) -> io::Result<()> {
+    // Mostly there is nothing below, and the kernel knows.
+    match std::fs::remove_dir(dir) {
+        Ok(()) => return Ok(()),
+        Err(error) if file::gone(&error) => return Ok(()),
+        Err(_) => {}
+    }
     // Parents come before their children.
     for path in tree(dir).iter().rev() {
         match std::fs::remove_dir(path) {
@@ -211,6 +219,11 @@ fn tree(root: &Path) -> Vec<PathBuf> {
     let mut open = vec![root.to_owned()];
     while let Some(dir) = open.pop() {
         // Absent, or gone while we walked.
+        let Ok(metadata) = std::fs::metadata(&dir) else { continue };
+        if metadata.is_dir() && metadata.nlink() == LINKS_OF_A_LEAF {
+            found.push(dir);
+            continue;
+        }
         let Ok(entries) = std::fs::read_dir(&dir) else { continue };
         let directories = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
         open.extend(directories.map(|entry| entry.path()));
@@ -249,5 +262,26 @@ impl Pause {
     fn take(&mut self) {
         thread::sleep(self.0);
         self.0 = (self.0 * 2).min(LAST_PAUSE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tree_is_all_there_is_below_and_goes_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("group");
+        for below in ["a/b/c", "d"] {
+            std::fs::create_dir_all(root.join(below)).unwrap();
+        }
+        let mut found = tree(&root);
+        assert_eq!(found[0], root);
+        found.sort();
+        assert_eq!(found, ["", "a", "a/b", "a/b/c", "d"].map(|below| root.join(below)));
+        remove_once(&root).unwrap();
+        assert!(!root.exists() && tree(&root).is_empty());
+        remove_once(&root).unwrap();
     }
 }

@@ -22,7 +22,15 @@ pub fn write(path: &Path, value: &str) -> Result<()> {
     raw_write(path, value).map_err(|error| explain(path, value, error))
 }
 
-/// The same with the kernel's bare answer, for callers that act on it.
+/// Writes several values to one file, each in a write(2) of its own.
+pub fn write_lines<'a>(path: &Path, lines: impl Iterator<Item = &'a str>) -> Result<()> {
+    let mut lines = lines.peekable();
+    let Some(first) = lines.peek().copied() else { return Ok(()) };
+    let mut file = OpenOptions::new().write(true).open(path).map_err(|error| explain(path, first, error))?;
+    lines.try_for_each(|line| file.write_all(line.as_bytes()).map_err(|error| explain(path, line, error)))
+}
+
+/// `write` with the kernel's bare answer, for callers that act on it.
 pub fn raw_write(path: &Path, value: &str) -> io::Result<()> {
     OpenOptions::new().write(true).open(path)?.write_all(value.as_bytes())
 }

@@ -62,21 +62,30 @@ fn v1(root: &Path, parts: &[&str], made: &mut Made) -> Result<()> {
         made.directory(&dir)?;
         // A new v1 cpuset has no cpus, and takes no process until it has, unless cgroup.clone_children is set.
         for name in ["cpuset.cpus", "cpuset.mems"] {
-            inherit(&parent.join(name), &dir.join(name))?;
+            if inherit(&parent.join(name), &dir.join(name))? == Found::AnotherController {
+                break;
+            }
         }
     }
     Ok(())
 }
 
-fn inherit(parent: &Path, child: &Path) -> Result<()> {
-    match file::read(child)? {
-        Some(text) if text.trim().is_empty() => match file::read(parent)? {
-            Some(text) if !text.trim().is_empty() => file::write(child, text.trim()),
-            _ => Ok(()),
-        },
-        // Set already, or another controller.
-        _ => Ok(()),
+/// Whether a directory is cpuset's.
+#[derive(Debug, PartialEq, Eq)]
+enum Found {
+    Cpuset,
+    AnotherController,
+}
+
+fn inherit(parent: &Path, child: &Path) -> Result<Found> {
+    let Some(own) = file::read(child)? else { return Ok(Found::AnotherController) };
+    // Else it is set already.
+    if own.trim().is_empty()
+        && let Some(text) = file::read(parent)?.filter(|text| !text.trim().is_empty())
+    {
+        file::write(child, text.trim())?;
     }
+    Ok(Found::Cpuset)
 }
 
 /// Enables controllers from the top down for all groups but the last: a group with processes may not pass any on.

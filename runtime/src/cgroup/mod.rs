@@ -299,7 +299,11 @@ impl Group {
         if let Some(dir) = self.v1_with("devices.list") {
             let list = devices::List::of(rules)?;
             let now = file::read(&dir.join("devices.list"))?.unwrap_or_default();
-            list.lines(&now).iter().try_for_each(|(name, line)| file::write(&dir.join(name), line))?;
+            let lines = list.lines(&now);
+            // In their order, and a file is opened once for those that go there in a row.
+            for of_one in lines.chunk_by(|one, next| one.0 == next.0) {
+                file::write_lines(&dir.join(of_one[0].0), of_one.iter().map(|(_, line)| line.as_str()))?;
+            }
             return Ok(Vec::new());
         }
         match &self.v2 {
@@ -343,9 +347,16 @@ impl Group {
         drain::remove(self)
     }
 
-    /// The v1 directory that has this control file.
-    fn v1_with(&self, file: &str) -> Option<&Path> {
-        self.v1.iter().map(PathBuf::as_path).find(|dir| dir.join(file).exists())
+    /// The v1 directory that has this control file. Looked for first where the path names its controller, as mount points do.
+    pub fn v1_with(&self, file: &str) -> Option<&Path> {
+        let controller = file.split('.').next().unwrap_or(file);
+        let is_named = |dir: &Path| {
+            let names = dir.iter().filter_map(|part| part.to_str());
+            names.flat_map(|part| part.split(',')).any(|name| name == controller)
+        };
+        let (named, others): (Vec<&Path>, Vec<&Path>) =
+            self.v1.iter().map(PathBuf::as_path).partition(|dir| is_named(dir));
+        named.into_iter().chain(others).find(|dir| dir.join(file).exists())
     }
 
     fn below(&self, parts: &[&str]) -> Self {

@@ -161,6 +161,20 @@ fn without_cgroup_kill_processes_are_killed_one_by_one_also_below() {
 }
 
 #[test]
+fn a_control_file_is_found_whatever_its_hierarchy_is_called() {
+    let dir = tempfile::tempdir().unwrap();
+    let v1: Vec<_> = ["any", "cpu,pids", "memory"].map(|name| dir.path().join(name)).into();
+    for (place, file) in [("any/x", "pids.max"), ("any/x", "cpu.shares"), ("cpu,pids/x", "pids.max")] {
+        fs::create_dir_all(dir.path().join(place)).unwrap();
+        fs::write(dir.path().join(place).join(file), "").unwrap();
+    }
+    let group = Group { v2: None, v1: v1.iter().map(|root| root.join("x")).collect() };
+    assert_eq!(group.v1_with("pids.max"), Some(group.v1[1].as_path()));
+    assert_eq!(group.v1_with("cpu.shares"), Some(group.v1[0].as_path()));
+    assert_eq!(group.v1_with("memory.limit_in_bytes"), None);
+}
+
+#[test]
 fn a_group_is_narrowed_to_the_usual_devices_and_made_again_with_children_in_it() {
     let Some(scratch) = Scratch::new() else { return };
     let path = format!("{}/narrow", scratch.path);

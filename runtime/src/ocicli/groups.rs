@@ -127,8 +127,8 @@ enum Freezer {
 }
 
 fn freezer(group: &Group) -> Result<Freezer> {
-    if let Some(dir) = group.v1.iter().find(|dir| dir.join("freezer.state").exists()) {
-        return Ok(Freezer::V1(dir.clone()));
+    if let Some(dir) = group.v1_with("freezer.state") {
+        return Ok(Freezer::V1(dir.to_owned()));
     }
     match group.v2.as_ref().filter(|dir| dir.join("cgroup.freeze").exists()) {
         Some(dir) => Ok(Freezer::V2(dir.clone())),

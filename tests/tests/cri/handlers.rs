@@ -2,11 +2,7 @@
 //! rule is tested with `berth oci` as the runtime, which is always there, and with runc and runsc, which has a kernel of
 //! its own, where they are installed.
 
-use std::{
-    fs,
-    os::unix::fs::{PermissionsExt, symlink},
-    path::Path,
-};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
 use berth_cri::v1 as cri;
 use berth_tests::{Daemon, Options, Pod, asked, eventually, images, pod, program, skip};
@@ -32,10 +28,8 @@ struct Node {
 
 fn node(test: &str) -> Node {
     let dir = tempfile::tempdir().expect("make a directory");
-    let link = dir.path().join("berth-oci");
-    symlink(program("berth"), &link).expect("link berth as berth-oci");
     let handler = |name: &str, path: &Path| format!("[handlers.{name}]\ntype = \"oci\"\npath = {path:?}\n");
-    let mut over = handler(OURS, &link);
+    let mut over = handler(OURS, &program("berth-oci"));
     let mut handlers = vec![OURS];
     for (other, args) in OTHERS {
         let places = ["/usr/sbin", "/usr/bin", "/usr/local/bin"].map(|dir| Path::new(dir).join(other));
@@ -257,8 +251,7 @@ fn a_new_daemon_and_a_new_shim_find_an_oci_runtimes_container() {
 #[test]
 fn what_a_runtime_has_mounted_for_itself_goes_with_the_container() {
     let dir = tempfile::tempdir().unwrap();
-    let (runtime, inner) = (dir.path().join("runtime"), dir.path().join("berth-oci"));
-    symlink(program("berth"), &inner).unwrap();
+    let (runtime, inner) = (dir.path().join("runtime"), program("berth-oci"));
     let script = format!(
         "#!/bin/sh\nfor word; do [ \"$before\" = --root ] && root=$word; before=$word; done\n\
          case \" $* \" in *\" create \"*)\n\

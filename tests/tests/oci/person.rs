@@ -32,7 +32,7 @@ impl<'a> Person<'a> {
         let bin = oci.dir().join("bin");
         fs::create_dir_all(&bin).unwrap();
         fs::create_dir_all(person.root()).unwrap();
-        for name in ["berth", "berth-shim"] {
+        for name in ["berth", "berth-oci", "berth-shim"] {
             // Where ours lie may be closed to others. Not written by this process, whose children may hold it open.
             run("cp", &[text(&program(name)), text(&bin)]);
         }

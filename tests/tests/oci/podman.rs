@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    os::unix::fs::symlink,
     panic::{AssertUnwindSafe, catch_unwind},
     process::{Command, Stdio},
     time::Duration,
@@ -47,8 +46,6 @@ impl Podman {
         let oci = Oci::new();
         let podman = Self { slice: slice(&oci), oci };
         let dir = podman.oci.dir();
-        // Its name is its last word of a path; the programs beside it are found behind the link.
-        symlink(program("berth"), dir.join("berth-oci")).unwrap();
         // The usual ones are in memory that is shared with every podman of the machine, and stay.
         fs::write(dir.join("containers.conf"), "[engine]\nlock_type = \"file\"\n").unwrap();
         let archive = dir.join("fixture.tar");
@@ -74,7 +71,7 @@ impl Podman {
         }
         let manager = if self.slice.is_some() { "systemd" } else { "cgroupfs" };
         command.args(["--storage-driver", "vfs", "--cgroup-manager", manager, "--events-backend", "file"]);
-        command.arg("--runtime").arg(dir.join("berth-oci")).args(words).stdin(Stdio::null());
+        command.arg("--runtime").arg(program("berth-oci")).args(words).stdin(Stdio::null());
         command.env("CONTAINERS_CONF", dir.join("containers.conf"));
         self.oci.finish_within(command, PATIENCE)
     }

@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    os::unix::fs::symlink,
     path::{Path, PathBuf},
 };
 
@@ -44,7 +43,6 @@ impl<'a> Podman<'a> {
         fs::create_dir(root.join("run")).unwrap();
         fs::write(root.join("fixture.tar"), images::archive(IMAGE, &images::base())).unwrap();
         fs::write(root.join("containers.conf"), "[engine]\nlock_type = \"file\"\n").unwrap();
-        symlink(oci.dir().join("bin/berth"), root.join("berth-oci")).unwrap();
         let (uid, gid) = account.ids();
         run("chown", &["-R", &format!("{uid}:{gid}"), text(&root)]);
         let podman = Self { oci, person, account, manager, runtime };
@@ -67,7 +65,7 @@ impl<'a> Podman<'a> {
             "--events-backend",
             "file",
         ]);
-        command.arg("--runtime").arg(root.join("berth-oci")).args(words);
+        command.arg("--runtime").arg(self.oci.dir().join("bin/berth-oci")).args(words);
         command.env("CONTAINERS_CONF", root.join("containers.conf")).env("XDG_RUNTIME_DIR", &self.runtime);
         command.env("HOME", &root).env("TMPDIR", &root).env("USER", self.account.name()).current_dir(&root);
         self.oci.finish_within(command, podman::PATIENCE)
