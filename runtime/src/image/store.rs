@@ -251,8 +251,11 @@ impl Inner {
     fn sync_holds(&self, wanted: impl Fn(&HoldRecord) -> bool) -> Result<()> {
         let late: Vec<String> = {
             let state = self.read();
-            let is = |holder: &&String| matches!(state.holds.get(*holder), Some(Hold::Layers(record)) if wanted(record));
-            state.unsynced.iter().filter(is).cloned().collect()
+            let of = |holder: &&String| match state.holds.get(*holder) {
+                Some(Hold::Layers(record)) => wanted(record),
+                Some(Hold::Unreadable) | None => false,
+            };
+            state.unsynced.iter().filter(of).cloned().collect()
         };
         if late.is_empty() {
             return Ok(());

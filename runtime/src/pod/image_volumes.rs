@@ -1,5 +1,5 @@
-//! Images that are mounted into containers: which they are, the hold on their layers and on that of the container itself, and the one error that the kubelet
-//! knows them by (`k8s.io/cri-api/pkg/errors`, ErrImageVolumeMountFailed).
+//! Images that are mounted into containers: which they are, the hold on their layers, and the one error that the kubelet
+//! knows them by (`k8s.io/cri-api/pkg/errors`, ErrImageVolumeMountFailed). And the holds of all containers after a power cut.
 
 use std::{
     collections::BTreeMap,

@@ -59,7 +59,7 @@ pub fn at_once(group: &Group, contenders: &[Contender], figures: &mut Figures) -
 
 /// Port-forward and attach.
 pub fn streams(group: &Group, contenders: &[Contender], figures: &mut Figures) -> Result<()> {
-    let rounds = group.rounds.max(STREAM_ROUNDS);
+    let rounds = group.rounds.min(STREAM_ROUNDS);
     for contender in contenders {
         interrupt::check()?;
         let measured = group.client.measure(contender, &words("streams", &[rounds, STREAM_MIB]), "", figures);

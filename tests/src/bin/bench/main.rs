@@ -13,7 +13,6 @@
 //!   await COUNT SECONDS     until so many containers are listed as running, whether anybody answers or not
 //!   chatty                  a pod whose container writes a thousand lines a second, and leaves it
 //!   streams ROUNDS MIB      port-forward and attach
-//!   tunnels ROUNDS MIB      port-forward in WebSocket's messages, which no peer's runtime knows
 //!   logs LINES LENGTH       one container that writes as fast as it can
 //!   pull IMAGE...           all at once, into one runtime
 //! ```
@@ -39,7 +38,6 @@ mod turns;
 mod kubelet;
 
 use kubelet::{Kubelet, Result};
-use streams::Carrier;
 
 /// Writes nothing and lives until it is told to end.
 pub const IDLE: &[&str] = &["/bin/sleep", "100000"];
@@ -152,12 +150,7 @@ async fn measure(asked: Asked) -> Result<Report> {
             ("probes", &[seconds]) => fleet::probes(&mut runtimes, seconds, &mut report).await,
             ("questions", &[seconds]) => questions::ask(&mut runtimes, seconds, &mut report).await,
             ("lists", &[rounds]) => lists::all(&mut runtimes, rounds, &mut report).await,
-            ("streams", &[rounds, mib]) => {
-                streams::all(&mut runtimes, Carrier::Spdy, rounds, mib, &mut report).await;
-            }
-            ("tunnels", &[rounds, mib]) => {
-                streams::all(&mut runtimes, Carrier::WebSocket, rounds, mib, &mut report).await;
-            }
+            ("streams", &[rounds, mib]) => streams::all(&mut runtimes, rounds, mib, &mut report).await,
             ("logs", &[lines, length]) => logs::all(&mut runtimes, lines, length, &mut report).await,
             _ => return Err(format!("no such verb, or not its numbers: {verb} {:?}", asked.words)),
         },

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use berth_cri::v1::{AttachRequest, PortForwardRequest};
-use berth_tests::{sockets::Socket, spdy::Spdy};
+use berth_tests::spdy::Spdy;
 
 use crate::{
     Report, Runtime,
@@ -13,7 +13,6 @@ use crate::{
 };
 
 const FORWARD: &str = "portforward.k8s.io";
-const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
 const STREAMS: &str = "v4.channel.k8s.io";
 const PORT: u16 = 8080;
 const PIECE: usize = 32 * 1024;
@@ -29,16 +28,9 @@ struct Samples {
     mib_per_second: Vec<f64>,
 }
 
-/// What a port-forward's SPDY travels in.
-#[derive(Debug, Clone, Copy)]
-pub enum Carrier {
-    Spdy,
-    WebSocket,
-}
-
-pub async fn all(runtimes: &mut [Runtime], carrier: Carrier, rounds: usize, mib: usize, report: &mut Report) {
+pub async fn all(runtimes: &mut [Runtime], rounds: usize, mib: usize, report: &mut Report) {
     for runtime in runtimes {
-        match one(runtime, carrier, rounds, mib).await {
+        match one(runtime, rounds, mib).await {
             Ok(figures) => {
                 for (name, samples) in figures {
                     let mut tell = |what, unit, samples| {
@@ -54,12 +46,7 @@ pub async fn all(runtimes: &mut [Runtime], carrier: Carrier, rounds: usize, mib:
     }
 }
 
-async fn one(
-    runtime: &mut Runtime,
-    carrier: Carrier,
-    rounds: usize,
-    mib: usize,
-) -> Result<[(&'static str, Samples); 2]> {
+async fn one(runtime: &mut Runtime, rounds: usize, mib: usize) -> Result<[(&'static str, Samples); 2]> {
     let port = PORT.to_string();
     let (pod, _) = runtime.run("streams", &["/bin/tcp", &port]).await?;
     let measured = async {
@@ -70,7 +57,7 @@ async fn one(
         runtime.kubelet.start(&id).await?;
         let mut figures = [("port-forward", Samples::default()), ("attach", Samples::default())];
         for _ in 0..rounds {
-            forward(runtime, carrier, &pod, mib, &mut figures[0].1).await?;
+            forward(runtime, &pod, mib, &mut figures[0].1).await?;
             attach(runtime, &id, mib, &mut figures[1].1).await?;
         }
         Ok(figures)
@@ -80,21 +67,11 @@ async fn one(
     measured.and_then(|figures| removed.map(|()| figures))
 }
 
-async fn forward(
-    runtime: &mut Runtime,
-    carrier: Carrier,
-    pod: &str,
-    mib: usize,
-    samples: &mut Samples,
-) -> Result<()> {
+async fn forward(runtime: &mut Runtime, pod: &str, mib: usize, samples: &mut Samples) -> Result<()> {
     let began = Instant::now();
     let request = PortForwardRequest { pod_sandbox_id: pod.to_owned(), port: vec![i32::from(PORT)] };
     let url = done("PortForward", runtime.kubelet.runtime.port_forward(request).await)?.url;
-    let session = match carrier {
-        Carrier::Spdy => Spdy::open(&url, FORWARD),
-        Carrier::WebSocket => Socket::open(&url, TUNNEL).map(|socket| Spdy::over(Box::new(socket.tunnel()))),
-    };
-    let mut session = session.map_err(|status| format!("port-forward: HTTP {status}"))?;
+    let mut session = Spdy::open(&url, FORWARD).map_err(|status| format!("port-forward: HTTP {status}"))?;
     let (_, data) = session.forward(PORT, "1");
     session.send(data, b"x", false);
     session.take(data, 1);
